@@ -11,7 +11,7 @@ from typing import TypeAlias
 __all__ = ["Nested", "array_literal", "parse_array", "parse_hstore"]
 
 # An array's elements as text, None for NULL, one list per dimension.
-Nested: TypeAlias = "list[str | None | Nested]"
+Nested: TypeAlias = "list[str | Nested | None]"
 
 # PostgreSQL's MAXDIM: also our bound on nesting, so that hostile text cannot exhaust the stack of what walks
 # the result.
@@ -19,10 +19,14 @@ _MAX_DIMENSIONS = 6
 
 _BOUNDS = re.compile(r"(?:\[-?\d+:-?\d+\]){1,6}=", re.ASCII)
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
-_TOKENS = {
-    delimiter: re.compile(rf'{_QUOTED}|([^{{}}"\\{delimiter}]+)|([{{}}{delimiter}])', re.DOTALL)
-    for delimiter in ",;"
-}
+
+
+def _compile_tokens(delimiter: str) -> re.Pattern[str]:
+    mark = re.escape(delimiter)
+    return re.compile(rf'{_QUOTED}|([^{{}}"\\{mark}]+)|([{{}}{mark}])', re.DOTALL)
+
+
+_TOKENS = {delimiter: _compile_tokens(delimiter) for delimiter in ",;"}
 _UNESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _PAIR = re.compile(rf"{_QUOTED}=>(?:{_QUOTED}|(NULL))(?:, |\Z)", re.DOTALL)
 
@@ -50,49 +54,44 @@ def parse_array(text: str, delimiter: str = ",") -> Nested:
     return elements
 
 
+# What may stand behind what: v is a value, the empty string the beginning.
+_MAY_FOLLOW = {"": "{", "{": "v{}", ",": "v{", "v": ",}", "}": ",}"}
+
+
 def _parse_tokens(text: str, delimiter: str) -> Nested:
-    pattern = _TOKENS.get(delimiter) or re.compile(
-        rf'{_QUOTED}|([^{{}}"\\{re.escape(delimiter)}]+)|([{{}}{re.escape(delimiter)}])', re.DOTALL
-    )
-    stack: list[Nested] = []
-    finished: Nested | None = None
-    element_due = True
-    position = 0
-    while position < len(text):
-        match = pattern.match(text, position)
-        if match is None or finished is not None:
-            raise ValueError(f"array text is malformed at character {position}")
-        position = match.end()
+    root: Nested = []
+    stack = [root]
+    position, previous = 0, ""
+    for match in _tokens(delimiter).finditer(text):
         mark = match[3]
-        if mark == delimiter:
-            if element_due:
-                raise ValueError(f"an array element is missing at character {position - 1}")
-            element_due = True
-        elif mark == "}":
-            # `{}` alone is legal, `{1,}` is not
-            if not stack or (element_due and stack[-1]):
-                raise ValueError(f"a brace closes too early at character {position - 1}")
-            closed = stack.pop()
-            if not stack:
-                finished = closed
-            element_due = False
-        elif not element_due:
-            raise ValueError(f"a delimiter is missing at character {match.start()}")
-        elif mark == "{":
-            if len(stack) == _MAX_DIMENSIONS:
-                raise ValueError(f"an array has more than {_MAX_DIMENSIONS} dimensions")
-            opened: Nested = []
-            if stack:
-                stack[-1].append(opened)
-            stack.append(opened)
-        else:
-            if not stack:
-                raise ValueError("an array must stand in braces")
+        token = "v" if mark is None else "," if mark == delimiter else mark
+        is_finished = len(stack) == 1 and previous != ""
+        if match.start() != position or token not in _MAY_FOLLOW[previous] or is_finished:
+            break
+        position, previous = match.end(), token
+        if token == "v":
             stack[-1].append(_element(match))
-            element_due = False
-    if finished is None:
-        raise ValueError("an array is not closed")
-    return finished
+        elif token == "{":
+            stack.append(_opened(stack))
+        elif token == "}":
+            stack.pop()
+    if position != len(text) or len(stack) != 1:
+        raise ValueError(f"array text is malformed at character {position}")
+    array = root[0]
+    assert isinstance(array, list)
+    return array
+
+
+def _tokens(delimiter: str) -> re.Pattern[str]:
+    return _TOKENS.get(delimiter) or _compile_tokens(delimiter)
+
+
+def _opened(stack: list[Nested]) -> Nested:
+    if len(stack) > _MAX_DIMENSIONS:
+        raise ValueError(f"an array has more than {_MAX_DIMENSIONS} dimensions")
+    inner: Nested = []
+    stack[-1].append(inner)
+    return inner
 
 
 def _element(match: re.Match[str]) -> str | None:

@@ -97,7 +97,8 @@ class RowCodec:
         source.read_columns("v")
         source.expect_end()
         source.returns(f"{source.row('v')}, {source.key('v')}")
-        return self._compile(source)
+        function: _Insert = self._compile(source)
+        return function
 
     @cached_property
     def update(self) -> _Update:
@@ -108,7 +109,8 @@ class RowCodec:
         source.read_columns("v")
         source.expect_end()
         source.returns(f"None, {source.row('v')}, {source.key('v')}, None")
-        return self._compile(source, UPDATE_WITH_OLD=self._update_with_old)
+        function: _Update = self._compile(source, UPDATE_WITH_OLD=self._update_with_old)
+        return function
 
     @cached_property
     def delete(self) -> _Delete:
@@ -121,7 +123,8 @@ class RowCodec:
         if not self.key_in_identity:
             key = f"{key} if b[s] == {_OLD_ROW} else None"
         source.returns(f"{source.row('v')}, {key}")
-        return self._compile(source)
+        function: _Delete = self._compile(source)
+        return function
 
     @cached_property
     def row_json(self) -> _TupleJson:
@@ -131,7 +134,8 @@ class RowCodec:
         source.read_columns("v")
         source.expect_inside()
         source.returns(f"{source.row('v')}, o")
-        return self._compile(source)
+        function: _TupleJson = self._compile(source)
+        return function
 
     @cached_property
     def key_json(self) -> _TupleJson:
@@ -141,7 +145,8 @@ class RowCodec:
         source.read_columns("v", only=frozenset(self._key_positions))
         source.expect_inside()
         source.returns(f"{source.object_of('v', self._key_positions)}, o")
-        return self._compile(source)
+        function: _TupleJson = self._compile(source)
+        return function
 
     @cached_property
     def _update_full(self) -> _Update:
@@ -165,7 +170,8 @@ class RowCodec:
             source.returns_with_old_key()
         else:
             source.returns(f"{source.row('w')}, {source.row('v')}, {source.key('v')}, None")
-        return self._compile(source)
+        function: _Update = self._compile(source)
+        return function
 
     def _update_with_old(self, payload: bytes, offset: int) -> UpdateJson:
         marker = payload[offset]

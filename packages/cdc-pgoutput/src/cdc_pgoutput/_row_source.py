@@ -28,8 +28,8 @@ _INLINE = {
     "integer": ["x=b[o:e]", "{v}=x.decode() if b[o]>48 and x.isdigit() else {c}(x.decode())"],
     "numeric": [
         "x=b[o:e]",
-        "{v}=f'\"{{x.decode()}}\"' if b[e-1]!=46!=b[o] and x.replace(b'.',b'',1).isdigit() else
-        {c}(x.decode())",
+        "{v}=f'\"{{x.decode()}}\"' if b[e-1]!=46!=b[o] and x.replace(b'.',b'',1).isdigit()"
+        " else {c}(x.decode())",
     ],
     "float": [
         "x=b[o:e]",
