@@ -9,11 +9,49 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from . import _json_text as j
-from . import _moments as m
-from . import _python_text as p
-from ._json_text import JsonFromText
-from ._python_text import PythonFromText
+from ._json_text import (
+    JsonFromText,
+    base64_json,
+    bit_json,
+    bits_json,
+    bool_json,
+    bytea_json,
+    date_json,
+    float_json,
+    hstore_json,
+    integer_json,
+    interval_json,
+    money_json,
+    numeric_json,
+    point_json,
+    string_json,
+    time_json,
+    timestamp_json,
+    timestamptz_json,
+    timetz_json,
+    vector_json,
+)
+from ._moments import (
+    python_date,
+    python_interval,
+    python_time,
+    python_timestamp,
+    python_timestamptz,
+    python_timetz,
+)
+from ._python_text import (
+    PythonFromText,
+    bit_python,
+    bool_python,
+    bytea_python,
+    float_python,
+    hstore_python,
+    integer_python,
+    money_python,
+    numeric_python,
+    uuid_python,
+    vector_python,
+)
 
 __all__ = ["ARRAYS", "EXTENSION_STYLES", "SCALARS", "STYLES", "BuiltinArray", "Style"]
 
@@ -35,26 +73,26 @@ def _text(text: str) -> str:
 
 
 STYLES: dict[str, Style] = {
-    "bool": Style(j.bool_json, p.bool_python, "bool"),
-    "integer": Style(j.integer_json, p.integer_python, "integer"),
-    "float": Style(j.float_json, p.float_python, "float"),
-    "numeric": Style(j.numeric_json, p.numeric_python, "numeric"),
-    "money": Style(j.money_json, p.money_python),
-    "text": Style(j.string_json, _text, "text"),
-    "uuid": Style(j.string_json, p.uuid_python, "text"),
-    "bytea": Style(j.bytea_json, p.bytea_python),
-    "date": Style(j.date_json, m.python_date, "date"),
-    "time": Style(j.time_json, m.python_time),
-    "timetz": Style(j.timetz_json, m.python_timetz),
-    "timestamp": Style(j.timestamp_json, m.python_timestamp, "timestamp"),
-    "timestamptz": Style(j.timestamptz_json(6), m.python_timestamptz, "timestamptz"),
-    "interval": Style(j.interval_json, m.python_interval),
-    "bit": Style(j.bit_json, p.bit_python),
-    "bits": Style(j.bits_json, _text),
-    "point": Style(j.point_json, _text),
-    "vector": Style(j.vector_json, p.vector_python),
-    "hstore": Style(j.hstore_json, p.hstore_python),
-    "opaque": Style(j.base64_json, _text),
+    "bool": Style(bool_json, bool_python, "bool"),
+    "integer": Style(integer_json, integer_python, "integer"),
+    "float": Style(float_json, float_python, "float"),
+    "numeric": Style(numeric_json, numeric_python, "numeric"),
+    "money": Style(money_json, money_python),
+    "text": Style(string_json, _text, "text"),
+    "uuid": Style(string_json, uuid_python, "text"),
+    "bytea": Style(bytea_json, bytea_python),
+    "date": Style(date_json, python_date, "date"),
+    "time": Style(time_json, python_time),
+    "timetz": Style(timetz_json, python_timetz),
+    "timestamp": Style(timestamp_json, python_timestamp, "timestamp"),
+    "timestamptz": Style(timestamptz_json(6), python_timestamptz, "timestamptz"),
+    "interval": Style(interval_json, python_interval),
+    "bit": Style(bit_json, bit_python),
+    "bits": Style(bits_json, _text),
+    "point": Style(point_json, _text),
+    "vector": Style(vector_json, vector_python),
+    "hstore": Style(hstore_json, hstore_python),
+    "opaque": Style(base64_json, _text),
 }
 
 # Types of extensions have another OID in every database: they are known by the name they are registered with.

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from . import _messages as m
+from ._messages import (
+    Begin,
+    BeginPrepare,
+    Commit,
+    CommitPrepared,
+    Origin,
+    Prepare,
+    RollbackPrepared,
+    StreamCommit,
+    StreamPrepare,
+)
 from ._wire import Cursor
 
 __all__ = [
@@ -18,16 +28,16 @@ __all__ = [
 ]
 
 
-def read_begin(c: Cursor) -> m.Begin:
-    message = m.Begin(
+def read_begin(c: Cursor) -> Begin:
+    message = Begin(
         commit_lsn=c.lsn("the commit LSN"), commit_time_us=c.time_us("the commit time"), xid=c.u32("the xid")
     )
     c.finish()
     return message
 
 
-def read_commit(c: Cursor) -> m.Commit:
-    message = m.Commit(
+def read_commit(c: Cursor) -> Commit:
+    message = Commit(
         flags=c.flag_byte("the flags", 0),
         commit_lsn=c.lsn("the commit LSN"),
         end_lsn=c.lsn("the end LSN"),
@@ -37,14 +47,14 @@ def read_commit(c: Cursor) -> m.Commit:
     return message
 
 
-def read_origin(c: Cursor) -> m.Origin:
-    message = m.Origin(commit_lsn=c.lsn("the origin's commit LSN"), name=c.text("the origin's name"))
+def read_origin(c: Cursor) -> Origin:
+    message = Origin(commit_lsn=c.lsn("the origin's commit LSN"), name=c.text("the origin's name"))
     c.finish()
     return message
 
 
-def read_stream_commit(c: Cursor) -> m.StreamCommit:
-    message = m.StreamCommit(
+def read_stream_commit(c: Cursor) -> StreamCommit:
+    message = StreamCommit(
         xid=c.u32("the xid"),
         flags=c.flag_byte("the flags", 0),
         commit_lsn=c.lsn("the commit LSN"),
@@ -55,8 +65,8 @@ def read_stream_commit(c: Cursor) -> m.StreamCommit:
     return message
 
 
-def read_begin_prepare(c: Cursor) -> m.BeginPrepare:
-    message = m.BeginPrepare(
+def read_begin_prepare(c: Cursor) -> BeginPrepare:
+    message = BeginPrepare(
         prepare_lsn=c.lsn("the prepare LSN"),
         end_lsn=c.lsn("the end LSN"),
         prepare_time_us=c.time_us("the prepare time"),
@@ -67,8 +77,8 @@ def read_begin_prepare(c: Cursor) -> m.BeginPrepare:
     return message
 
 
-def read_prepare(c: Cursor) -> m.Prepare:
-    message = m.Prepare(
+def read_prepare(c: Cursor) -> Prepare:
+    message = Prepare(
         flags=c.flag_byte("the flags", 0),
         prepare_lsn=c.lsn("the prepare LSN"),
         end_lsn=c.lsn("the end LSN"),
@@ -80,8 +90,8 @@ def read_prepare(c: Cursor) -> m.Prepare:
     return message
 
 
-def read_commit_prepared(c: Cursor) -> m.CommitPrepared:
-    message = m.CommitPrepared(
+def read_commit_prepared(c: Cursor) -> CommitPrepared:
+    message = CommitPrepared(
         flags=c.flag_byte("the flags", 0),
         commit_lsn=c.lsn("the commit LSN"),
         end_lsn=c.lsn("the end LSN"),
@@ -93,8 +103,8 @@ def read_commit_prepared(c: Cursor) -> m.CommitPrepared:
     return message
 
 
-def read_rollback_prepared(c: Cursor) -> m.RollbackPrepared:
-    message = m.RollbackPrepared(
+def read_rollback_prepared(c: Cursor) -> RollbackPrepared:
+    message = RollbackPrepared(
         flags=c.flag_byte("the flags", 0),
         prepare_end_lsn=c.lsn("the prepare's end LSN"),
         rollback_end_lsn=c.lsn("the rollback's end LSN"),
@@ -107,8 +117,8 @@ def read_rollback_prepared(c: Cursor) -> m.RollbackPrepared:
     return message
 
 
-def read_stream_prepare(c: Cursor) -> m.StreamPrepare:
-    message = m.StreamPrepare(
+def read_stream_prepare(c: Cursor) -> StreamPrepare:
+    message = StreamPrepare(
         flags=c.flag_byte("the flags", 0),
         prepare_lsn=c.lsn("the prepare LSN"),
         end_lsn=c.lsn("the end LSN"),

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import final
+from typing import ClassVar, final
 
-from . import _messages as m
 from ._control import (
     read_begin,
     read_begin_prepare,
@@ -17,6 +16,21 @@ from ._control import (
     read_stream_prepare,
 )
 from ._errors import DecodeError
+from ._messages import (
+    AnyMessage,
+    Column,
+    Delete,
+    Insert,
+    Message,
+    Relation,
+    ReplicaIdentity,
+    StreamAbort,
+    StreamStart,
+    StreamStop,
+    Truncate,
+    Type,
+    Update,
+)
 from ._registry import TypeRegistry
 from ._row_codec import RowCodec
 from ._shape import Shape
@@ -30,6 +44,13 @@ _OLD_ROW = 0x4F
 _NEW_ROW = 0x4E
 _MAX_COLUMNS = 1600  # PostgreSQL's MaxHeapAttributeNumber
 _PARALLEL_ABORT_BYTES = 25
+
+
+def _stateless(read: Callable[[Cursor], AnyMessage]) -> Callable[[Decoder, Cursor], AnyMessage]:
+    def run(_decoder: Decoder, cursor: Cursor) -> AnyMessage:
+        return read(cursor)
+
+    return run
 
 
 @final
@@ -58,7 +79,7 @@ class Decoder:
         """The transaction whose stream block is open, None outside of one."""
         return self._stream_xid
 
-    def decode(self, payload: bytes) -> m.AnyMessage:
+    def decode(self, payload: bytes) -> AnyMessage:
         """Decode one whole message.
 
         Raises: DecodeError when it is not a whole valid message, or not one that may come now. The decoder's
@@ -67,7 +88,7 @@ class Decoder:
         if not payload:
             raise DecodeError("an empty message", offset=0)
         tag = payload[0]
-        entry = _MESSAGES.get(tag)
+        entry = self._MESSAGES.get(tag)
         if entry is None:
             raise DecodeError("unknown message tag", offset=0, tag=tag)
         kind, since, fits_in_stream, read = entry
@@ -80,7 +101,7 @@ class Decoder:
             raise cursor.error("came inside a stream block", offset=0)
         return read(self, cursor)
 
-    def relation(self, relation_id: int) -> m.Relation | None:
+    def relation(self, relation_id: int) -> Relation | None:
         """The relation in force under this id."""
         shape = self._shapes.get(relation_id)
         return shape.relation if shape else None
@@ -96,7 +117,7 @@ class Decoder:
         """
         return RowCodec(self._shapes[relation_id].relation, self.types, key_columns)
 
-    def unknown_types(self, relation: m.Relation) -> tuple[int, ...]:
+    def unknown_types(self, relation: Relation) -> tuple[int, ...]:
         """The type OIDs that rows of this relation need and the registry does not know, in column order.
 
         Register them and ask again: an array or domain may be made of a type that is unknown too. What stays
@@ -105,7 +126,7 @@ class Decoder:
         found = [oid for column in relation.columns for oid in self.types.unknown(column.type_oid)]
         return tuple(dict.fromkeys(found))
 
-    def recompile(self, relation: m.Relation) -> None:
+    def recompile(self, relation: Relation) -> None:
         """Forget the generated code of a relation. Registering a type has the same effect for all of them."""
         shape = self._shapes.get(relation.relation_id)
         if shape is not None:
@@ -136,14 +157,14 @@ class Decoder:
         cursor.offset = end
         return Row(shape, cursor.payload, start - 1, fields, end, old=old, is_key_only=marker == _OLD_KEY)
 
-    def _relation(self, c: Cursor) -> m.Relation:
+    def _relation(self, c: Cursor) -> Relation:
         xid = self._xid(c)
         relation_id = c.u32("the relation id")
         schema = c.text("the schema") or "pg_catalog"
         name = c.text("the relation's name")
         letter = chr(c.u8("the replica identity"))
         try:
-            identity = m.ReplicaIdentity(letter)
+            identity = ReplicaIdentity(letter)
         except ValueError:
             raise c.error(f"unknown replica identity {letter!r}", offset=c.offset - 1) from None
         count = c.u16("the number of columns")
@@ -153,7 +174,7 @@ class Decoder:
         c.finish()
         if len({column.name for column in columns}) != count:
             raise c.error("two columns have the same name")
-        relation = m.Relation(
+        relation = Relation(
             relation_id=relation_id,
             schema=schema,
             name=name,
@@ -168,23 +189,23 @@ class Decoder:
             self._shapes[relation_id] = Shape(announced, self.types)
         return relation
 
-    def _type(self, c: Cursor) -> m.Type:
+    def _type(self, c: Cursor) -> Type:
         xid = self._xid(c)
         oid = c.u32("the type's OID")
         schema = c.text("the schema") or "pg_catalog"
-        message = m.Type(type_oid=oid, schema=schema, name=c.text("the type's name"), xid=xid)
+        message = Type(type_oid=oid, schema=schema, name=c.text("the type's name"), xid=xid)
         c.finish()
         return message
 
-    def _insert(self, c: Cursor) -> m.Insert:
+    def _insert(self, c: Cursor) -> Insert:
         xid = self._xid(c)
         shape = self._shape(c)
         _marker(c, _NEW_ROW)
-        message = m.Insert(relation=shape.relation, new=self._row(c, shape, marker=_NEW_ROW), xid=xid)
+        message = Insert(relation=shape.relation, new=self._row(c, shape, marker=_NEW_ROW), xid=xid)
         c.finish()
         return message
 
-    def _update(self, c: Cursor) -> m.Update:
+    def _update(self, c: Cursor) -> Update:
         xid = self._xid(c)
         shape = self._shape(c)
         old: Row | None = None
@@ -192,72 +213,89 @@ class Decoder:
         if marker != _NEW_ROW:
             old = self._row(c, shape, marker=marker)
             _marker(c, _NEW_ROW)
-        message = m.Update(
+        message = Update(
             relation=shape.relation, old=old, new=self._row(c, shape, marker=_NEW_ROW, old=old), xid=xid
         )
         c.finish()
         return message
 
-    def _delete(self, c: Cursor) -> m.Delete:
+    def _delete(self, c: Cursor) -> Delete:
         xid = self._xid(c)
         shape = self._shape(c)
         marker = _marker(c, _OLD_KEY, _OLD_ROW)
-        message = m.Delete(relation=shape.relation, old=self._row(c, shape, marker=marker), xid=xid)
+        message = Delete(relation=shape.relation, old=self._row(c, shape, marker=marker), xid=xid)
         c.finish()
         return message
 
-    def _truncate(self, c: Cursor) -> m.Truncate:
+    def _truncate(self, c: Cursor) -> Truncate:
         xid = self._xid(c)
         count = c.u32("the number of relations")
         options = c.flag_byte("the options", 3)
         # 4 bytes each: a count that the payload cannot hold fails at the first missing one
         relations = tuple(self._shape(c).relation for _ in range(count))
         c.finish()
-        return m.Truncate(
+        return Truncate(
             relations=relations, cascade=bool(options & 1), restart_identity=bool(options & 2), xid=xid
         )
 
-    def _message(self, c: Cursor) -> m.Message:
+    def _message(self, c: Cursor) -> Message:
         xid = self._xid(c)
         flags = c.flag_byte("the flags", 1)
         lsn = c.lsn("the LSN")
         prefix = c.text("the prefix")
         content = c.take(c.u32("the content's length"), "the content")
         c.finish()
-        return m.Message(transactional=flags == 1, lsn=lsn, prefix=prefix, content=content, xid=xid)
+        return Message(transactional=flags == 1, lsn=lsn, prefix=prefix, content=content, xid=xid)
 
-    def _stream_start(self, c: Cursor) -> m.StreamStart:
+    def _stream_start(self, c: Cursor) -> StreamStart:
         xid = c.u32("the xid")
-        message = m.StreamStart(xid=xid, first_segment=c.flag_byte("the first-segment flag", 1) == 1)
+        message = StreamStart(xid=xid, first_segment=c.flag_byte("the first-segment flag", 1) == 1)
         c.finish()
         self._stream_xid = xid
         return message
 
-    def _stream_stop(self, c: Cursor) -> m.StreamStop:
+    def _stream_stop(self, c: Cursor) -> StreamStop:
         c.finish()
         if self._stream_xid is None:
             raise c.error("no stream block is open", offset=0)
         self._stream_xid = None
-        return m.StreamStop()
+        return StreamStop()
 
-    def _stream_abort(self, c: Cursor) -> m.StreamAbort:
+    def _stream_abort(self, c: Cursor) -> StreamAbort:
         xid, sub_xid = c.u32("the xid"), c.u32("the subtransaction's xid")
         if self.protocol_version < 4 or len(c.payload) != _PARALLEL_ABORT_BYTES:
             c.finish()
-            return m.StreamAbort(xid=xid, sub_xid=sub_xid)
-        return m.StreamAbort(
+            return StreamAbort(xid=xid, sub_xid=sub_xid)
+        return StreamAbort(
             xid=xid,
             sub_xid=sub_xid,
             abort_lsn=c.lsn("the abort LSN"),
             abort_time_us=c.time_us("the abort time"),
         )
 
-
-def _stateless(read: Callable[[Cursor], m.AnyMessage]) -> Callable[[Decoder, Cursor], m.AnyMessage]:
-    def run(_decoder: Decoder, cursor: Cursor) -> m.AnyMessage:
-        return read(cursor)
-
-    return run
+    # tag: name in the protocol documentation, first protocol version, whether it may come inside a stream block,
+    # reader
+    _MESSAGES: ClassVar[dict[int, tuple[str, int, bool, Callable[[Decoder, Cursor], AnyMessage]]]] = {
+        ord("B"): ("Begin", 1, False, _stateless(read_begin)),
+        ord("C"): ("Commit", 1, False, _stateless(read_commit)),
+        ord("O"): ("Origin", 1, True, _stateless(read_origin)),
+        ord("R"): ("Relation", 1, True, _relation),
+        ord("Y"): ("Type", 1, True, _type),
+        ord("I"): ("Insert", 1, True, _insert),
+        ord("U"): ("Update", 1, True, _update),
+        ord("D"): ("Delete", 1, True, _delete),
+        ord("T"): ("Truncate", 1, True, _truncate),
+        ord("M"): ("Message", 1, True, _message),
+        ord("S"): ("Stream Start", 2, False, _stream_start),
+        ord("E"): ("Stream Stop", 2, True, _stream_stop),
+        ord("c"): ("Stream Commit", 2, False, _stateless(read_stream_commit)),
+        ord("A"): ("Stream Abort", 2, False, _stream_abort),
+        ord("b"): ("Begin Prepare", 3, False, _stateless(read_begin_prepare)),
+        ord("P"): ("Prepare", 3, False, _stateless(read_prepare)),
+        ord("K"): ("Commit Prepared", 3, False, _stateless(read_commit_prepared)),
+        ord("r"): ("Rollback Prepared", 3, False, _stateless(read_rollback_prepared)),
+        ord("p"): ("Stream Prepare", 3, False, _stateless(read_stream_prepare)),
+    }
 
 
 def _marker(cursor: Cursor, *allowed: int) -> int:
@@ -270,35 +308,10 @@ def _marker(cursor: Cursor, *allowed: int) -> int:
     return marker
 
 
-def _column(cursor: Cursor) -> m.Column:
-    return m.Column(
+def _column(cursor: Cursor) -> Column:
+    return Column(
         is_key=cursor.flag_byte("a column's flags", 1) == 1,
         name=cursor.text("a column's name"),
         type_oid=cursor.u32("a column's type"),
         type_modifier=cursor.i32("a column's type modifier"),
     )
-
-
-# tag: name in the protocol documentation, first protocol version, whether it may come inside a stream block,
-# reader
-_MESSAGES: dict[int, tuple[str, int, bool, Callable[[Decoder, Cursor], m.AnyMessage]]] = {
-    ord("B"): ("Begin", 1, False, _stateless(read_begin)),
-    ord("C"): ("Commit", 1, False, _stateless(read_commit)),
-    ord("O"): ("Origin", 1, True, _stateless(read_origin)),
-    ord("R"): ("Relation", 1, True, Decoder._relation),
-    ord("Y"): ("Type", 1, True, Decoder._type),
-    ord("I"): ("Insert", 1, True, Decoder._insert),
-    ord("U"): ("Update", 1, True, Decoder._update),
-    ord("D"): ("Delete", 1, True, Decoder._delete),
-    ord("T"): ("Truncate", 1, True, Decoder._truncate),
-    ord("M"): ("Message", 1, True, Decoder._message),
-    ord("S"): ("Stream Start", 2, False, Decoder._stream_start),
-    ord("E"): ("Stream Stop", 2, True, Decoder._stream_stop),
-    ord("c"): ("Stream Commit", 2, False, _stateless(read_stream_commit)),
-    ord("A"): ("Stream Abort", 2, False, Decoder._stream_abort),
-    ord("b"): ("Begin Prepare", 3, False, _stateless(read_begin_prepare)),
-    ord("P"): ("Prepare", 3, False, _stateless(read_prepare)),
-    ord("K"): ("Commit Prepared", 3, False, _stateless(read_commit_prepared)),
-    ord("r"): ("Rollback Prepared", 3, False, _stateless(read_rollback_prepared)),
-    ord("p"): ("Stream Prepare", 3, False, _stateless(read_stream_prepare)),
-}

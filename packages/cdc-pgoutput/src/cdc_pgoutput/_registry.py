@@ -7,10 +7,10 @@ from enum import Enum
 from typing import final
 from uuid import UUID
 
-from . import _json_text as j
-from . import _python_text as p
 from ._binary import BINARY_READERS, array_from_binary, range_from_binary
 from ._builtin import ARRAYS, EXTENSION_STYLES, SCALARS, STYLES, Style
+from ._json_text import UNAVAILABLE, JsonFromText, array_json, bit_json, string_json, timestamptz_json
+from ._python_text import PythonFromText, array_python, bit_python
 
 __all__ = ["TypeInfo", "TypeKind", "TypeRegistry", "ValueCodec"]
 
@@ -72,24 +72,24 @@ class ValueCodec:
     """
 
     name: str
-    to_json: j.JsonFromText
-    to_python: p.PythonFromText
+    to_json: JsonFromText
+    to_python: PythonFromText
     from_binary: Callable[[bytes], str] | None
     unchanged: str
     inline: str | None = None
 
 
-_PLAIN_UNCHANGED = f'"{j.UNAVAILABLE}"'
+_PLAIN_UNCHANGED = f'"{UNAVAILABLE}"'
 # Debezium fills int4 and int8 arrays with the placeholder's bytes, uuid arrays with Java's name UUID (version
 # 3: MD5).
-_CODES = "[" + ",".join(str(code) for code in j.UNAVAILABLE.encode()) + "]"
-_NAME_UUID = UUID(bytes=hashlib.md5(j.UNAVAILABLE.encode(), usedforsecurity=False).digest(), version=3)
+_CODES = "[" + ",".join(str(code) for code in UNAVAILABLE.encode()) + "]"
+_NAME_UUID = UUID(bytes=hashlib.md5(UNAVAILABLE.encode(), usedforsecurity=False).digest(), version=3)
 _UNCHANGED_BY_NAME = {
     **dict.fromkeys(("text[]", "varchar[]", "json[]", "jsonb[]"), f"[{_PLAIN_UNCHANGED}]"),
     **dict.fromkeys(("int4[]", "int8[]"), _CODES),
     "uuid[]": f'["{_NAME_UUID}"]',
 }
-_HSTORE_UNCHANGED = j.string_json(f'{{"{j.UNAVAILABLE}":"{j.UNAVAILABLE}"}}')
+_HSTORE_UNCHANGED = string_json(f'{{"{UNAVAILABLE}":"{UNAVAILABLE}"}}')
 
 # Deeper chains of domains and arrays than any catalog has are taken for a cycle.
 _MAX_CHAIN = 32
@@ -207,17 +207,17 @@ def _builtin(type_oid: int, type_modifier: int) -> ValueCodec:
     name, style = SCALARS[type_oid]
     codec = _scalar(name, STYLES[style], BINARY_READERS.get(name))
     if type_oid == _BIT_OID and type_modifier == 1:
-        return replace(codec, to_json=j.bit_json, to_python=p.bit_python)
+        return replace(codec, to_json=bit_json, to_python=bit_python)
     if type_oid == _TIMESTAMPTZ_OID and 0 <= type_modifier < 6:
-        return replace(codec, to_json=j.timestamptz_json(type_modifier), inline=None)
+        return replace(codec, to_json=timestamptz_json(type_modifier), inline=None)
     return codec
 
 
 def _array(name: str, element_oid: int, element: ValueCodec, delimiter: str) -> ValueCodec:
     return ValueCodec(
         name,
-        j.array_json(element.to_json, delimiter),
-        p.array_python(element.to_python, delimiter),
+        array_json(element.to_json, delimiter),
+        array_python(element.to_python, delimiter),
         array_from_binary(element_oid, element.from_binary, delimiter),
         _UNCHANGED_BY_NAME.get(name, _PLAIN_UNCHANGED),
     )
