@@ -60,6 +60,7 @@ class ChangeBuilder(Generic[T]):
     - `make`: makes one event.
     - `message_keys`: prefix of a logical message to the member of its JSON content that is its key.
     - `now_us`: the time of processing in microseconds since 1970, for the outer `ts_*`.
+    - `mark_end`: marks the last event of a transaction; the last one made is then held until the next frame tells.
 
     `feed` consumes frames until it meets a relation that is not resolved; the caller resolves it and feeds the rest.
     """
@@ -74,6 +75,7 @@ class ChangeBuilder(Generic[T]):
         make: MakeEvent[T],
         message_keys: dict[str, str],
         now_us: Callable[[], int],
+        mark_end: Callable[[T], T] | None = None,
     ) -> None:
         self._epoch = epoch
         self._decoder = decoder
@@ -81,9 +83,11 @@ class ChangeBuilder(Generic[T]):
         self._make = make
         self._message_keys = message_keys
         self._now_us = now_us
+        self._mark_end = mark_end
         self._message_constants = source_constants(origin, None)
         self.events: list[T] = []
         self.payload_bytes = 0
+        self.reply_requested = False
         self._delivered = 0  # the number of the next delivery
         self._undelivered = 0  # events made and not yet numbered by the tracker
         self._relations: dict[int, RelationState] = {}
@@ -101,6 +105,8 @@ class ChangeBuilder(Generic[T]):
         """Return the events made since the last call."""
         events, self.events = self.events, []
         self.payload_bytes = 0
+        if self._mark_end is not None and self._transaction.open and events:
+            self.events.append(events.pop())
         return events
 
     def resolve(self, relation: Relation, state: RelationState) -> None:
@@ -123,6 +129,7 @@ class ChangeBuilder(Generic[T]):
                 if frame[0] == _KEEPALIVE:
                     self._number_events()
                     self._tracker.wal_end(Lsn(_u64(frame, 1)[0]))
+                    self.reply_requested = self.reply_requested or frame[17] == 1
                     continue
                 build = self._rows.get(frame[_HEADER_BYTES])
                 if build is not None:
@@ -215,6 +222,8 @@ class ChangeBuilder(Generic[T]):
         if tag == _COMMIT:
             _, commit_lsn, end_lsn, _ = _commit(frame, _HEADER_BYTES + 1)
             self._number_events()
+            if self._mark_end is not None and self.events and self._transaction.events:
+                self.events[-1] = self._mark_end(self.events[-1])
             self._transaction.open = False
             self._last_end_lsn = end_lsn
             self._tracker.commit(Lsn(end_lsn))
@@ -249,6 +258,9 @@ class ChangeBuilder(Generic[T]):
 
     def _message(self, frame: bytes, message: Message) -> None:
         transaction, lsn = self._transaction, _u64(frame, 1)[0]
+        # The LSN of a message that is not transactional is the end of its record, and there the commit record of
+        # another transaction may begin (seen on 15): its last byte is in no other record.
+        identity_lsn = transaction.commit_lsn if message.transactional else int(message.lsn) - 1
         if message.transactional:
             ordinal = transaction.ordinal
             transaction.ordinal += 1
@@ -258,14 +270,13 @@ class ChangeBuilder(Generic[T]):
         else:
             # It stands outside of any transaction; the time is the last one that the stream told.
             ordinal, xid, commit_time_us = 0, None, transaction.commit_time_us
-            origin, place = _origin_text(None, None, message.lsn), ',"transaction":null'
+            origin, place = _origin_text(None, None, identity_lsn), ',"transaction":null'
         head, middle = source_parts(self._message_constants, commit_time_us, xid, self._last_end_lsn)
         source = f"{head}{lsn}{middle}{lsn}{origin}{ordinal}}}"
         content = base64.b64encode(message.content).decode()
         body = f'"message":{{"prefix":{json.dumps(message.prefix, ensure_ascii=False)},"content":"{content}"}}'
         times = self._outer_times.partition(",")[0]
         value = f'{{"op":"m",{times},"source":{source}{place},{body}}}'
-        identity_lsn = transaction.commit_lsn if message.transactional else int(message.lsn)
         key = _message_key(message, self._message_keys.get(message.prefix))
         self._emit(Operation.MESSAGE, None, key, value, ordinal, 0, None, identity_lsn)
 
