@@ -395,7 +395,6 @@ class _MakeOutgoing:
 
     def __call__(
         self,
-        *,
         key: bytes | None,
         value: bytes,
         op: Operation,
@@ -404,6 +403,7 @@ class _MakeOutgoing:
         related_key: bytes | None,
         committed_at: float,
         delivery: int,
+        /,
     ) -> OutgoingEvent:
         return OutgoingEvent(
             key=key,
