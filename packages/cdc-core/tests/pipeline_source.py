@@ -138,6 +138,9 @@ class ScriptedTransport:
         self.list_calls = 0
         self.monitor_answer: Callable[[], Awaitable[Sequence[PartitionLag]]] = self._no_lag
         self.opened = 0
+        self.opening = anyio.Event()
+        self.may_open = anyio.Event()
+        self.may_open.set()
         self.open_error: Exception | None = None
         self.left = anyio.Event()
         self.assigned: list[Any] = []
@@ -155,6 +158,8 @@ class ScriptedTransport:
 
     @asynccontextmanager
     async def open(self, *, drain_timeout_seconds: float) -> AsyncIterator[AsyncIterator[ScriptedStream]]:
+        self.opening.set()
+        await self.may_open.wait()
         if self.open_error is not None:
             raise self.open_error
         self.opened += 1
@@ -232,7 +237,9 @@ class ScriptedTransport:
         found = [
             letter
             for letter in self.letters
-            if letter.pipeline == pipeline and table in (None, letter.event.table) and key in (None, letter.key)
+            if letter.pipeline == pipeline
+            and table in (None, letter.event.table)
+            and key in (None, letter.key)
         ]
         for letter in found[:limit]:
             yield letter

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Final, Protocol, cast, final
+from typing import Final, final
 
 import anyio
 from anyio.abc import TaskGroup
 
-from ._events import Event
+from ._handlers import split_runs
 from ._isolation import RunSettler
 from ._keys import KeyPlan, Work
 from ._parking import ParkedKeys
@@ -20,14 +19,6 @@ from ._set_aside import Batch, SetAside
 MAX_BATCHES_IN_HAND: Final = 4
 """With several keys at a time, so many batches are open at most: a slow key does not stop the others at once, and a
 transport bounds each batch by count and bytes, so memory stays bounded."""
-
-
-class CutsRuns(Protocol):
-    """A handler that says into which runs a batch is cut; each is one call, in order."""
-
-    def runs(self, events: Sequence[Event]) -> Iterable[Sequence[Event]]:
-        """Cut neighbouring events into runs: every event in exactly one, in order."""
-        ...
 
 
 @final
@@ -71,16 +62,10 @@ class PartitionWorker:
         async for events in self._work.stream:
             progress.begin()
             batch = Batch(events)
-            for run in runs_of(self._work, events):
+            for run in split_runs(self._work.pipeline.handler, events):
                 await self._settler.settle(run, batch)
             await self._aside.batch_ended(batch)
             progress.end()
-
-
-def runs_of(work: PartitionWork, events: Sequence[Event]) -> Iterable[Sequence[Event]]:
-    """Cut events into the runs that the handler wants; all of them are one where it does not say."""
-    handler: object = work.pipeline.handler
-    return cast("CutsRuns", handler).runs(events) if hasattr(handler, "runs") else (events,)
 
 
 @final
@@ -133,7 +118,7 @@ class _ManyKeys:
 
     async def _settle(self, work: Work, calls: TaskGroup) -> None:
         try:
-            for run in runs_of(self._work, work.events):
+            for run in split_runs(self._work.pipeline.handler, work.events):
                 await self._settler.settle(run, self._batches[work.batch])
         except LeavePartition as leave:
             self._leave(leave, calls)
