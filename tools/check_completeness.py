@@ -1,0 +1,52 @@
+"""Check that every public name of an installed package has its types: `pyright --verifytypes` (types session).
+
+Usage: check_completeness.py IMPORT_NAME. pyright calls a package without any public name 0 % complete and
+fails; such a package has nothing to check yet.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+
+def report(import_name: str) -> dict[str, Any]:
+    """Return pyright's report on an installed package.
+
+    Raises:
+        ValueError: pyright printed none, as where the package has no py.typed.
+    """
+    options = [
+        "--pythonpath",
+        sys.executable,
+        "--outputjson",
+        "--ignoreexternal",
+        "--verifytypes",
+        import_name,
+    ]
+    command = [sys.executable, "-m", "pyright", *options]
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return dict(json.loads(output)["typeCompleteness"])
+
+
+def main() -> int:
+    """Print the score and what is incomplete; return the exit status."""
+    name = sys.argv[1]
+    found = report(name)
+    if found.get("pyTypedPath") is None:
+        print(f"{name}: py.typed is missing")
+        return 1
+    counts = found["exportedSymbolCounts"]
+    incomplete = counts["withAmbiguousType"] + counts["withUnknownType"]
+    for symbol in found["symbols"]:
+        if symbol["isExported"] and not symbol["isTypeKnown"]:
+            reasons = "; ".join(entry["message"] for entry in symbol["diagnostics"])
+            print(f"{symbol['name']}: {reasons or 'type not known'}")
+    print(f"{name}: {counts['withKnownType']} public names with their types, {incomplete} without")
+    return 1 if incomplete else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
