@@ -1,8 +1,8 @@
 """Check the public face of every package: re-exports only, and everything public documented (lint).
 
 `__init__.py` holds `from ._module import Name as Name` lines, and what a package needs to report its public
-names as its own; an implementation lives in a module with an underscore. Whatever is re-exported or defined by
-a module without an underscore has a docstring; a Protocol's methods are contracts and have one too.
+names as its own; an implementation lives in a module with an underscore. Whatever is re-exported, or defined
+in a module without an underscore, has a docstring; a Protocol's methods are contracts and have one too.
 """
 
 from __future__ import annotations

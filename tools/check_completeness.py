@@ -1,4 +1,4 @@
-"""Check that every public name of an installed package has its types: `pyright --verifytypes` (types session).
+"""Check that every public name of an installed package has its types, with `pyright --verifytypes` (types).
 
 Usage: check_completeness.py IMPORT_NAME. pyright calls a package without any public name 0 % complete and
 fails; such a package has nothing to check yet.
@@ -7,8 +7,10 @@ fails; such a package has nothing to check yet.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 
