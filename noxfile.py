@@ -59,13 +59,19 @@ def has_python(folder: str) -> bool:
     return any((ROOT / folder).rglob("*.py"))
 
 
+def find_uv() -> str | None:
+    """Return the uv that nox would use: the one installed beside it, or in PATH."""
+    beside = shutil.which("uv", path=Path(sys.executable).parent)
+    return beside or shutil.which("uv")
+
+
 class Environment:
     """A new virtual environment of any interpreter, beside the one that nox gives a session."""
 
     def __init__(self, session: nox.Session, name: str, interpreter: Path) -> None:
         self.session = session
         self.path = Path(session.cache_dir) / "environments" / name
-        self.uv = shutil.which("uv")
+        self.uv = find_uv()
         create = [self.uv, "venv", "--quiet"] if self.uv else [sys.executable, "-m", "virtualenv", "--quiet"]
         session.run(*create, "--clear", "--python", str(interpreter), str(self.path), external=True)
 

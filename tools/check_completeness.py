@@ -20,17 +20,20 @@ def report(import_name: str) -> dict[str, Any]:
     Raises:
         ValueError: pyright printed none, as where the package has no py.typed.
     """
-    options = [
-        "--pythonpath",
+    command = [
         sys.executable,
+        "-m",
+        "pyright",
         "--outputjson",
         "--ignoreexternal",
         "--verifytypes",
         import_name,
     ]
-    command = [sys.executable, "-m", "pyright", *options]
-    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    return dict(json.loads(output)["typeCompleteness"])
+    # --verifytypes takes the first interpreter in PATH and ignores --pythonpath (pyright 1.1.414).
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    environment = {**os.environ, "PATH": path}
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return dict(json.loads(answer.stdout)["typeCompleteness"])
 
 
 def main() -> int:

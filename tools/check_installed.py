@@ -1,7 +1,7 @@
 """Check one package inside the environment that it alone was installed into (packages session).
 
-Usage: python -I check_installed.py PACKAGE FOLDER [--extras]. Runs in that environment's own interpreter, which
-has nothing but the package, what it declares, and what that brings. Three things are checked:
+Usage: python -I check_installed.py PACKAGE FOLDER [--extras]. Runs in that environment's own interpreter,
+which has nothing but the package, what it declares, and what that brings. Three things are checked:
 
 - each of our distributions came from a wheel in FOLDER: an index has not stood in for it;
 - every module can be imported; without --extras, a module may fail only for the want of a module that no
@@ -83,7 +83,7 @@ def import_problems(package: Package, *, extras: bool) -> Iterator[str]:
                 yield f"{module}: no module {error.name}: its distribution is not declared"
             else:
                 print(f"{module} needs an extra: {error.name}")
-        except Exception:
+        except Exception:  # noqa: BLE001 -- whatever a module raises when imported is the finding
             yield f"{module} cannot be imported:\n{traceback.format_exc()}"
 
 

@@ -1,8 +1,8 @@
 """Check what the built wheels and sdists in a folder hold (packages session).
 
-Usage: check_wheels.py FOLDER. Each package has exactly one of both; the wheel holds every module of the source,
-py.typed and the licence, and nothing else: no tests, no tools; the sdist builds on its own, so it holds the
-source, the tests, the licence and the changelog.
+Usage: check_wheels.py FOLDER. Each package has exactly one of both; the wheel holds every file of the source,
+py.typed and the licence, and nothing else: no tests, no tools; the sdist holds what it takes to build and to
+test the package elsewhere.
 """
 
 from __future__ import annotations

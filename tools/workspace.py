@@ -1,4 +1,4 @@
-"""The packages of this repository, read from packages/*/pyproject.toml so that no list of them is ever typed."""
+"""The packages of this repository, read from packages/*/pyproject.toml so that no list of them is typed."""
 
 from __future__ import annotations
 

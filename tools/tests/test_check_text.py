@@ -1,4 +1,4 @@
-"""Text that must not be in the repository. What is forbidden is put together here, so that this file is clean."""
+"""Text that must not be in the repository. It is spelt in two parts here, so that this file is clean."""
 
 from __future__ import annotations
 
