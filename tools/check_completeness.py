@@ -45,10 +45,10 @@ def main() -> int:
         return 1
     counts = found["exportedSymbolCounts"]
     incomplete = counts["withAmbiguousType"] + counts["withUnknownType"]
-    for symbol in found["symbols"]:
-        if symbol["isExported"] and not symbol["isTypeKnown"]:
-            reasons = "; ".join(entry["message"] for entry in symbol["diagnostics"])
-            print(f"{symbol['name']}: {reasons or 'type not known'}")
+    # What is not exported itself, an attribute or a base class, is often the reason.
+    for symbol in found["symbols"] if incomplete else ():
+        for entry in symbol["diagnostics"]:
+            print(f"{symbol['name']}: {entry['message']}")
     print(f"{name}: {counts['withKnownType']} public names with their types, {incomplete} without")
     return 1 if incomplete else 0
 

@@ -1,11 +1,12 @@
 """Check one package inside the environment that it alone was installed into (packages session).
 
 Usage: python -I check_installed.py PACKAGE FOLDER [--extras]. Runs in that environment's own interpreter,
-which has nothing but the package, what it declares, and what that brings. Three things are checked:
+which has nothing but the package, what it declares, and what that brings. Four things are checked:
 
 - each of our distributions came from a wheel in FOLDER: an index has not stood in for it;
 - every module can be imported; without --extras, a module may fail only for the want of a module that no
   declared dependency brings, and the same module must work with --extras;
+- each entry point leads to something;
 - each imported module belongs to a declared distribution: one that is only there because another dependency
   happens to need it is an undeclared import.
 """
@@ -87,6 +88,15 @@ def import_problems(package: Package, *, extras: bool) -> Iterator[str]:
             yield f"{module} cannot be imported:\n{traceback.format_exc()}"
 
 
+def entry_point_problems(package: Package) -> Iterator[str]:
+    """Load each of the package's scripts, plug-ins and transports; yield those that lead nowhere."""
+    for found in importlib.metadata.distribution(package.name).entry_points:
+        try:
+            found.load()
+        except (AttributeError, ImportError) as error:
+            yield f"entry point {found.group}: {found.name} = {found.value}: {error}"
+
+
 def origin_problems(workspace: Workspace, folder: Path) -> Iterator[str]:
     """Yield those of our distributions that were not installed from a file in `folder`."""
     ours = {package.name for package in workspace.packages}
@@ -106,6 +116,7 @@ def main() -> int:
     found = [
         *origin_problems(workspace, folder),
         *import_problems(package, extras=extras),
+        *(entry_point_problems(package) if extras or not package.extras else ()),
         *undeclared(package, extras=extras),
     ]
     print(*found, sep="\n", end="\n" if found else "")
