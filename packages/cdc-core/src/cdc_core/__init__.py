@@ -1,12 +1,24 @@
 """Events, protocols and the pipeline runner of the cdc toolkit."""
 
 from ._acks import AckTracker as AckTracker
+from ._annotations import AwareTime as AwareTime
+from ._annotations import NaiveDatetime as NaiveDatetime
 from ._dead_letters import Cause as Cause
 from ._dead_letters import DeadLetter as DeadLetter
 from ._dead_letters import DeadLetters as DeadLetters
 from ._dead_letters import FailedEvent as FailedEvent
 from ._dead_letters import ReplayFailure as ReplayFailure
 from ._dead_letters import ReplayReport as ReplayReport
+from ._encoding import encode_change as encode_change
+from ._encoding import encode_key as encode_key
+from ._encoding import encode_message as encode_message
+from ._encoding import encode_row as encode_row
+from ._envelope import Change as Change
+from ._envelope import KeyOnly as KeyOnly
+from ._envelope import ReplicaIdentity as ReplicaIdentity
+from ._envelope import Row as Row
+from ._envelope import SourceInfo as SourceInfo
+from ._envelope import TransactionInfo as TransactionInfo
 from ._errors import AccessError as AccessError
 from ._errors import CdcError as CdcError
 from ._errors import ConfigError as ConfigError
@@ -29,6 +41,17 @@ from ._events import Headers as Headers
 from ._events import Operation as Operation
 from ._events import OutgoingEvent as OutgoingEvent
 from ._events import TableId as TableId
+from ._handlers import BatchHandler as BatchHandler
+from ._handlers import Dispatch as Dispatch
+from ._handlers import EachHandler as EachHandler
+from ._handlers import Handler as Handler
+from ._handlers import MessagePrefix as MessagePrefix
+from ._handlers import SplitsRuns as SplitsRuns
+from ._handlers import Table as Table
+from ._handlers import UnhandledEvent as UnhandledEvent
+from ._handlers import dispatch as dispatch
+from ._handlers import ignore as ignore
+from ._handlers import split_runs as split_runs
 from ._health import UNKNOWN as UNKNOWN
 from ._health import Check as Check
 from ._health import CheckState as CheckState
@@ -36,6 +59,9 @@ from ._health import Health as Health
 from ._health import PartitionLag as PartitionLag
 from ._health import Unknown as Unknown
 from ._health import worst as worst
+from ._messages import LogicalMessage as LogicalMessage
+from ._partitioning import bucket_of as bucket_of
+from ._partitioning import stable_hash as stable_hash
 from ._plan import Action as Action
 from ._plan import Plan as Plan
 from ._plan import Provisionable as Provisionable
@@ -60,6 +86,10 @@ from ._publisher import Receipt as Receipt
 from ._publisher import Rejected as Rejected
 from ._publisher import WalPublisher as WalPublisher
 from ._redaction import redact as redact
+from ._repeats import Admission as Admission
+from ._repeats import DropRepeats as DropRepeats
+from ._repeats import RepeatFilter as RepeatFilter
+from ._repeats import drop_repeats as drop_repeats
 from ._retry import Backoff as Backoff
 from ._retry import RetryPolicy as RetryPolicy
 from ._retry import Verdict as Verdict
@@ -74,4 +104,6 @@ from ._transport import Transport as Transport
 from ._transport import TransportEntry as TransportEntry
 from ._transport import installed_transports as installed_transports
 from ._transport import load_transport as load_transport
+from ._unchanged import UNCHANGED as UNCHANGED
+from ._unchanged import Unchanged as Unchanged
 from ._version import __version__ as __version__
