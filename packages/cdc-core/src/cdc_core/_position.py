@@ -63,7 +63,7 @@ class Epoch(msgspec.Struct, frozen=True):
 
 
 @final
-class ChangeIdentity(msgspec.Struct, frozen=True, eq=True):
+class ChangeIdentity(msgspec.Struct, frozen=True, gc=False):
     """A change read from the write-ahead log: the same on every repeat (an LSN alone is none: rows share it).
 
     - `commit_lsn`: the LSN of the transaction's commit record, or of a non-transactional message itself.
