@@ -1,18 +1,65 @@
-"""Every async test runs on asyncio and on trio; SQL runs on our own connection, which both have."""
+"""Servers of this package's tests: the wheel's PostgreSQL 18, and the machine's own 15 where it has one."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import secrets
+import sys
+from collections.abc import AsyncIterator, Generator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+
 from cdc_testing.plugin import PostgresDatabase
+from cdc_testing.servers import ServerUnavailableError
+from cdc_testing.servers.postgres import EmbeddedPostgres, start_postgres
 from cdc_wal import WalConfig
 from cdc_wal._connection import Connection, open_connection
+
+# the modules beside this file are shared by its tests; --import-mode=importlib adds no path of its own
+sys.path.insert(0, str(Path(__file__).parent))
+
+from wal_database import Database
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
-    return request.param
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def system_postgres() -> Generator[EmbeddedPostgres]:
+    """PostgreSQL 15 with TLS and the contrib extensions, as Debian has it."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(start_postgres(15, source="system", use_existing=False))
+        except ServerUnavailableError as error:
+            pytest.skip(str(error))
+        yield server
+
+
+@pytest.fixture
+def database(embedded_postgres: EmbeddedPostgres) -> Generator[Database]:
+    """A fresh database of PostgreSQL 18."""
+    yield from _fresh(embedded_postgres)
+
+
+@pytest.fixture(params=["18", "15"])
+def any_database(request: pytest.FixtureRequest) -> Generator[Database]:
+    """A fresh database of each server, where the version may matter."""
+    name = "embedded_postgres" if request.param == "18" else "system_postgres"
+    yield from _fresh(request.getfixturevalue(name))
+
+
+def _fresh(server: EmbeddedPostgres) -> Generator[Database]:
+    name = f"cdc_test_{secrets.token_hex(6)}"
+    dsn = server.create_database(name)
+    try:
+        yield Database(server, name, dsn)
+    finally:
+        if not server.running:
+            server.start()
+        server.drop_database(name)
 
 
 @pytest.fixture
