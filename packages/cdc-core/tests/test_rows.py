@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NewType, Optional, TypedDict
+from typing import Annotated, Any, Literal, NewType, TypedDict
 from uuid import UUID
 
 import msgspec
@@ -113,7 +113,7 @@ ACCEPTED: list[tuple[object, object, object]] = [
     (Level, 1, Level.LOW),
     (Literal["a", 1], "a", "a"),
     (UserId, 5, 5),
-    (Optional[int], None, None),
+    (int | None, None, None),
     (Annotated[int, "metadata"], 5, 5),
     (str | None | Unchanged, "__debezium_unavailable_value", UNCHANGED),
     (list[int], [1, 2], [1, 2]),
@@ -172,7 +172,7 @@ REFUSED: list[tuple[object, object]] = [
     (Decimal, "NaN"),
     (Decimal, "1e5"),
     (Decimal, " 1"),
-    (Decimal, "١"),
+    (Decimal, "\u0661"),
     (bytes, "AP8"),
     (bytes, "A-8="),
     (bytes, "é"),
@@ -227,13 +227,18 @@ def test_a_value_that_the_annotation_does_not_allow_is_an_error(annotation: obje
     | st.lists(st.text(st.characters(codec="utf-8"), min_size=4), max_size=2),
 )
 def test_any_text_is_read_or_a_row_error_that_does_not_quote_it(annotation: object, value: object) -> None:
+    error = row_error(annotation, value)
+    if error is not None and isinstance(value, str) and not value.isalpha():
+        assert value not in str(error).replace(str(annotation), "")
+    assert error is None or error.__cause__ is None
+
+
+def row_error(annotation: object, value: object) -> RowError | None:
     try:
         read(annotation, value)
     except RowError as error:
-        known = {"null", "text", "date", "that", "with", "JSON"}
-        if isinstance(value, str) and value not in known and not value.isalpha():
-            assert value not in str(error).replace(str(annotation), "")
-        assert error.__cause__ is None
+        return error
+    return None
 
 
 def test_the_error_names_table_column_expected_and_found_but_never_the_value() -> None:

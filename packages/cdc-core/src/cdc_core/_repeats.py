@@ -58,14 +58,17 @@ class _LaneRepeats:
 
     __slots__ = ("in_order", "mark", "numbers", "open", "states")
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_order: bool) -> None:
         self.mark: _Number = (-1, -1, -1)
         self.numbers: list[_Number] = []  # the keys of `states`, ascending
         self.states: dict[_Number, _State] = {}
         self.open = 0
-        self.in_order = (
-            True  # whether every event was delivered before it was handled, so that gaps hold nothing
-        )
+        # Whether every event was delivered before it was handled, so that nothing unseen hides in the gaps.
+        self.in_order = in_order
+
+    @property
+    def unfinished(self) -> bool:
+        return any(state is not _State.DONE for state in self.states.values())
 
     def deliver(self, number: _Number) -> None:
         if number > self.mark and number not in self.states:
@@ -98,17 +101,21 @@ class _LaneRepeats:
         if self.in_order and state is _State.DONE:
             self._advance()
 
-    def forget_done(self, limit: int) -> int:
-        """Forget at most so many events that are done, the oldest ones; return how many."""
+    def forget(self, state: _State, limit: int) -> int:
+        """Forget at most so many events of a state, the oldest ones; return how many."""
         kept: list[_Number] = []
         forgotten = 0
         for number in self.numbers:
-            if forgotten < limit and self.states[number] is _State.DONE:
+            if forgotten < limit and self.states[number] is state:
                 del self.states[number]
                 forgotten += 1
             else:
                 kept.append(number)
         self.numbers = kept
+        if forgotten and state is _State.PENDING:
+            self.in_order = (
+                False  # the mark, where it is, stays true; it may not move over what was forgotten
+            )
         return forgotten
 
     def _put(self, number: _Number, state: _State) -> None:
@@ -144,8 +151,8 @@ class RepeatFilter:
     replayed from the dead letters are always new.
 
     - `max_lanes`: so many lanes are remembered, then the one not seen for the longest is forgotten.
-    - `max_known`: so many events past their lanes' marks are remembered (about 300 bytes each), then half of
-      them are forgotten: done ones, of the lanes not seen for the longest.
+    - `max_known`: so many events past their lanes' marks are remembered (about 300 bytes each), then half of them are
+      forgotten: of the lanes not seen for the longest, and what is done before what is not.
 
     Forgetting lets repeats pass, which at-least-once allows; it never loses an event.
     """
@@ -155,6 +162,7 @@ class RepeatFilter:
         self._max_known = max_known
         self._lanes: OrderedDict[_Place, _LaneRepeats] = OrderedDict()
         self._known = 0
+        self._lanes_in_order = True
 
     @property
     def known(self) -> int:
@@ -185,7 +193,7 @@ class RepeatFilter:
     def _change(self, place: _Place, change: Callable[[_LaneRepeats], T]) -> T:
         lane = self._lanes.get(place)
         if lane is None:
-            lane = self._lanes[place] = _LaneRepeats()
+            lane = self._lanes[place] = _LaneRepeats(in_order=self._lanes_in_order)
         self._lanes.move_to_end(place)
         before = len(lane.numbers)
         result = change(lane)
@@ -197,19 +205,23 @@ class RepeatFilter:
         return result
 
     def _forget_events(self, count: int) -> None:
-        for lane in self._lanes.values():
-            forgotten = lane.forget_done(count)
-            self._known -= forgotten
-            count -= forgotten
-            if not count:
-                return
+        # What is pending only after what is done: it keeps marks true, but a lost partition leaves it behind.
+        for state in (_State.DONE, _State.PENDING):
+            for lane in self._lanes.values():
+                forgotten = lane.forget(state, count)
+                self._known -= forgotten
+                count -= forgotten
+                if not count:
+                    return
 
     def _forget_lane(self) -> None:
-        for place, lane in self._lanes.items():
-            if not lane.open:  # an open one is known by the handler at work, and its repeat must wait
-                self._known -= len(lane.numbers)
-                del self._lanes[place]
-                return
+        # An open event is kept in any case: its repeat must wait.
+        place = next((place for place, lane in self._lanes.items() if not lane.unfinished), None)
+        if place is None:
+            place = next((place for place, lane in self._lanes.items() if not lane.open), None)
+            self._lanes_in_order = False  # if it comes back, a mark could move over what is pending in it now
+        if place is not None:
+            self._known -= len(self._lanes.pop(place).numbers)
 
 
 @final
@@ -295,8 +307,8 @@ def drop_repeats(handler: Handler, *, repeats: RepeatFilter | None = None) -> Dr
 
     What it knows lives in memory, so it drops the repeats of reconnections and rebalances within a process; across
     restarts a sink compares `event.identity` itself. A repeat of an event that is being handled waits for it, and is
-    handled if that fails. The pipeline calls `delivered` for each batch and `settled` for what goes to the dead letters;
-    where nobody does, fewer repeats are recognised, and still no event is lost.
+    handled if that fails. The pipeline calls `delivered` for each batch and `settled` for what goes to the dead
+    letters; where nobody does, fewer repeats are recognised, and still no event is lost.
 
     - `repeats`: a filter of other bounds than the default ones, of this handler alone.
     """
