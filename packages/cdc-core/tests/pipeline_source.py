@@ -142,6 +142,7 @@ class ScriptedTransport:
         self.letters: list[DeadLetter] = []
         self.route_errors: list[Exception] = []
         self.list_calls = 0
+        self.list_errors: list[Exception] = []
         self.monitor_answer: Callable[[], Awaitable[Sequence[PartitionLag]]] = self._no_lag
         self.opened = 0
         self.opening = anyio.Event()
@@ -239,6 +240,8 @@ class ScriptedTransport:
         limit: int | None = None,
     ) -> AsyncIterator[DeadLetter]:
         self.list_calls += 1
+        if self.list_errors:
+            raise self.list_errors.pop()
         assert since is None or since < datetime.now(UTC)
         found = [
             letter

@@ -5,12 +5,13 @@ Without an SDK every call here ends in the API's no-op objects. Attributes are f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+import math
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import final
 
 from opentelemetry import metrics, trace
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -54,7 +55,6 @@ def links_of(events: Sequence[Event]) -> list[Link]:
 class PipelineTelemetry:
     """The instruments of one run of a pipeline; made anew for each run, so nothing is global.
 
-    - `lag`: returns the last sample of the lag; figures that are UNKNOWN are not reported.
     - `meter_provider`, `tracer_provider`: None for those that the process has set up.
     """
 
@@ -62,12 +62,11 @@ class PipelineTelemetry:
         self,
         pipeline: str,
         *,
-        lag: Callable[[], Sequence[PartitionLag]],
         meter_provider: MeterProvider | None = None,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         self._pipeline = pipeline
-        self._lag: Callable[[], Sequence[PartitionLag]] | None = lag
+        self._known: set[tuple[str, Partition]] = set()
         self.tracer = trace.get_tracer("cdc_core", __version__, tracer_provider)
         meter = metrics.get_meter("cdc_core", __version__, meter_provider)
         self.events = meter.create_counter(
@@ -82,38 +81,40 @@ class PipelineTelemetry:
         self.duration = meter.create_histogram(
             "cdc.pipeline.handler.duration", "s", "duration of one call of the handler"
         )
-        meter.create_observable_gauge(
-            "cdc.source.lag.events", [self._observe("lag_events")], "{event}", "events not acknowledged"
-        )
-        meter.create_observable_gauge(
-            "cdc.source.lag.bytes", [self._observe("lag_bytes")], "By", "source's log not acknowledged"
-        )
-        meter.create_observable_gauge(
-            "cdc.source.lag.age",
-            [self._observe("lag_seconds")],
-            "s",
-            "age of the oldest unacknowledged event",
-        )
+        # Synchronous gauges: an observable one cannot be taken back when the run ends, and the SDK (1.45) ignores
+        # the callbacks of a second one of its name.
+        self._lag = {
+            "lag_events": meter.create_gauge("cdc.source.lag.events", "{event}", "events not acknowledged"),
+            "lag_bytes": meter.create_gauge("cdc.source.lag.bytes", "By", "source's log not acknowledged"),
+            "lag_seconds": meter.create_gauge("cdc.source.lag.age", "s", "age of the oldest unacknowledged"),
+        }
 
     def of(self, partition: Partition) -> PartitionTelemetry:
         """Return what one partition's worker records with."""
         return PartitionTelemetry(self, self._attributes(partition))
 
+    def sampled(self, lags: Sequence[PartitionLag]) -> None:
+        """Record what the source's monitor measured.
+
+        A figure that became UNKNOWN is NaN from then on: a gauge left alone would repeat its last value for ever.
+        """
+        known: dict[tuple[str, Partition], int | float] = {}
+        for lag in lags:
+            for figure in self._lag:
+                value: int | float | Unknown = getattr(lag, figure)
+                if not isinstance(value, Unknown):
+                    known[(figure, lag.partition)] = value
+        for figure, partition in known.keys() | self._known:
+            value = known.get((figure, partition), math.nan)
+            self._lag[figure].set(value, self._attributes(partition))
+        self._known = set(known)
+
     def close(self) -> None:
-        """Report no lag from now on: the API cannot take a callback back."""
-        self._lag = None
+        """Report that the lag is not known any more."""
+        self.sampled([])
 
     def _attributes(self, partition: Partition) -> dict[str, str]:
         return {"cdc.pipeline": self._pipeline, "cdc.partition": str(partition)}
-
-    def _observe(self, figure: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        def observe(options: CallbackOptions) -> Iterable[Observation]:
-            for lag in self._lag() if self._lag is not None else ():
-                value: int | float | Unknown = getattr(lag, figure)
-                if not isinstance(value, Unknown):
-                    yield Observation(value, self._attributes(lag.partition))
-
-        return observe
 
 
 @final
