@@ -113,25 +113,28 @@ async def test_a_failed_call_says_so_in_its_span_without_quoting_the_row() -> No
 def test_a_lag_that_is_not_known_any_more_is_not_repeated() -> None:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
-    lag = PartitionLag(partition=Partition("s", "p"), lag_events=7, lag_bytes=UNKNOWN, lag_seconds=1.5)
+    partition = Partition("s", "p")
+    known = PartitionLag(partition=partition, lag_events=7, lag_bytes=UNKNOWN, lag_seconds=1.5)
+    lags = [known]
 
     def reported() -> dict[object, object]:
-        return {
-            attributes["cdc.pipeline"]: value
-            for attributes, value in figures(reader)["cdc.source.lag.events"]
-        }
+        points = figures(reader).get("cdc.source.lag.events", [])
+        return {attributes["cdc.pipeline"]: value for attributes, value in points}
 
-    runs = [PipelineTelemetry(name, meter_provider=provider) for name in ("first", "second")]
-    for run in runs:
-        run.sampled([lag])
+    runs = [
+        PipelineTelemetry(name, lag=lambda: lags, meter_provider=provider) for name in ("first", "second")
+    ]
     assert reported() == {"first": 7, "second": 7}
     assert "cdc.source.lag.bytes" not in figures(reader)
-    runs[0].sampled([PartitionLag(partition=lag.partition)])
-    runs[1].close()
-    assert [str(value) for value in reported().values()] == ["nan", "nan"]
-    again = PipelineTelemetry("first", meter_provider=provider)
-    again.sampled([lag])
-    assert reported()["first"] == 7
+    lags[:] = [PartitionLag(partition=partition)]
+    assert reported() == {}
+    lags[:] = [known]
+    for run in runs:
+        run.close()
+    assert reported() == {}
+    again = PipelineTelemetry("first", lag=lambda: lags, meter_provider=provider)
+    assert reported() == {"first": 7}
+    again.close()
 
 
 def test_outside_of_a_trace_there_are_no_headers() -> None:

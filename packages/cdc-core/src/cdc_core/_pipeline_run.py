@@ -50,16 +50,16 @@ class PipelineRun:
         self.ended = anyio.Event()
         self.failure: BaseException | None = None
         self.tally = Tally()
-        self._telemetry = PipelineTelemetry(
-            pipeline.name,
-            meter_provider=pipeline.meter_provider,
-            tracer_provider=pipeline.tracer_provider,
-        )
         self.sampler = MonitorSampler(
             pipeline.transport.monitor,
             interval_seconds=pipeline.monitor_interval_seconds,
             sleep=pipeline.sleep,
-            on_sample=self._telemetry.sampled,
+        )
+        self._telemetry = PipelineTelemetry(
+            pipeline.name,
+            lag=lambda: self.sampler.lag,
+            meter_provider=pipeline.meter_provider,
+            tracer_provider=pipeline.tracer_provider,
         )
         self._loop_watch = LoopWatch(self.tally, warn_after_seconds=pipeline.blocked_loop_warning_seconds)
 

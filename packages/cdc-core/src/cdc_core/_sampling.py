@@ -30,12 +30,10 @@ class MonitorSampler:
         *,
         interval_seconds: float,
         sleep: Callable[[float], Awaitable[None]],
-        on_sample: Callable[[Sequence[PartitionLag]], None],
     ) -> None:
         self._open_monitor = open_monitor
         self._interval_seconds = interval_seconds
         self._sleep = sleep
-        self._on_sample = on_sample
         self.lag: Sequence[PartitionLag] = ()
         self.sampled_at: float | None = None
         self.checks: Sequence[Check] = ()
@@ -65,7 +63,6 @@ class MonitorSampler:
         with anyio.move_on_after(self._interval_seconds):
             lag, health = await monitor.lag(), await monitor.health()
             self.lag, self.checks, self.sampled_at = tuple(lag), health.checks, time.time()
-            self._on_sample(self.lag)
             return True
         self._know_nothing(f"the monitor did not answer within {self._interval_seconds:g} seconds")
         return False
@@ -73,7 +70,6 @@ class MonitorSampler:
     def _know_nothing(self, why: str) -> None:
         logger.warning("the source could not be measured", extra={"why": why})
         self.lag = tuple(PartitionLag(partition=lag.partition) for lag in self.lag)
-        self._on_sample(self.lag)
         self.sampled_at = time.time()
         known = [check for check in self.checks if check.name != "monitor"]
         self.checks = (

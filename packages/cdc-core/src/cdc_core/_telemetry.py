@@ -5,13 +5,13 @@ Without an SDK every call here ends in the API's no-op objects. Attributes are f
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import final
 
 from opentelemetry import metrics, trace
-from opentelemetry.metrics import MeterProvider
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -23,6 +23,12 @@ from ._version import __version__
 # The SDK keeps 128 links of a span by default (OTEL_SPAN_LINK_COUNT_LIMIT); more would be work for nothing.
 _MAX_LINKS = 128
 _FIELDS = ("traceparent", "tracestate")
+
+_LAG_GAUGES = (
+    ("cdc.source.lag.events", "lag_events", "{event}", "events not acknowledged"),
+    ("cdc.source.lag.bytes", "lag_bytes", "By", "bytes of the source's log not acknowledged"),
+    ("cdc.source.lag.age", "lag_seconds", "s", "age of the oldest event not acknowledged"),
+)
 
 Attributes = Mapping[str, str]
 
@@ -55,6 +61,7 @@ def links_of(events: Sequence[Event]) -> list[Link]:
 class PipelineTelemetry:
     """The instruments of one run of a pipeline; made anew for each run, so nothing is global.
 
+    - `lag`: returns the last sample of the lag; a figure that is UNKNOWN is not reported.
     - `meter_provider`, `tracer_provider`: None for those that the process has set up.
     """
 
@@ -62,11 +69,12 @@ class PipelineTelemetry:
         self,
         pipeline: str,
         *,
+        lag: Callable[[], Sequence[PartitionLag]],
         meter_provider: MeterProvider | None = None,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         self._pipeline = pipeline
-        self._known: set[tuple[str, Partition]] = set()
+        self._lag: Callable[[], Sequence[PartitionLag]] | None = lag
         self.tracer = trace.get_tracer("cdc_core", __version__, tracer_provider)
         meter = metrics.get_meter("cdc_core", __version__, meter_provider)
         self.events = meter.create_counter(
@@ -81,40 +89,34 @@ class PipelineTelemetry:
         self.duration = meter.create_histogram(
             "cdc.pipeline.handler.duration", "s", "duration of one call of the handler"
         )
-        # Synchronous gauges: an observable one cannot be taken back when the run ends, and the SDK (1.45) ignores
-        # the callbacks of a second one of its name.
-        self._lag = {
-            "lag_events": meter.create_gauge("cdc.source.lag.events", "{event}", "events not acknowledged"),
-            "lag_bytes": meter.create_gauge("cdc.source.lag.bytes", "By", "source's log not acknowledged"),
-            "lag_seconds": meter.create_gauge("cdc.source.lag.age", "s", "age of the oldest unacknowledged"),
-        }
+        # Observable, so that an UNKNOWN figure is absent: a synchronous gauge repeats its last value for ever, and
+        # the SDK (1.45) ignores a NaN. It also ignores the callbacks of a second instrument of one name and scope,
+        # and no callback can be taken back: hence a scope of its own for each run.
+        own = metrics.get_meter(
+            "cdc_core.lag", __version__, meter_provider, attributes={"cdc.run": uuid.uuid4().hex}
+        )
+        for name, figure, unit, what in _LAG_GAUGES:
+            own.create_observable_gauge(name, [self._observe(figure)], unit, what)
 
     def of(self, partition: Partition) -> PartitionTelemetry:
         """Return what one partition's worker records with."""
         return PartitionTelemetry(self, self._attributes(partition))
 
-    def sampled(self, lags: Sequence[PartitionLag]) -> None:
-        """Record what the source's monitor measured.
-
-        A figure that became UNKNOWN is NaN from then on: a gauge left alone would repeat its last value for ever.
-        """
-        known: dict[tuple[str, Partition], int | float] = {}
-        for lag in lags:
-            for figure in self._lag:
-                value: int | float | Unknown = getattr(lag, figure)
-                if not isinstance(value, Unknown):
-                    known[(figure, lag.partition)] = value
-        for figure, partition in known.keys() | self._known:
-            value = known.get((figure, partition), math.nan)
-            self._lag[figure].set(value, self._attributes(partition))
-        self._known = set(known)
-
     def close(self) -> None:
-        """Report that the lag is not known any more."""
-        self.sampled([])
+        """Report no lag from now on."""
+        self._lag = None
 
     def _attributes(self, partition: Partition) -> dict[str, str]:
         return {"cdc.pipeline": self._pipeline, "cdc.partition": str(partition)}
+
+    def _observe(self, figure: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(options: CallbackOptions) -> Iterable[Observation]:
+            for lag in self._lag() if self._lag is not None else ():
+                value: int | float | Unknown = getattr(lag, figure)
+                if not isinstance(value, Unknown):
+                    yield Observation(value, self._attributes(lag.partition))
+
+        return observe
 
 
 @final
