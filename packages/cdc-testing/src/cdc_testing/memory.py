@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Final, Self, final
+from typing import Any, Final, Self, TypeVar, final
+
+import msgspec
 
 from cdc_core import (
-    ChangeIdentity,
     ConfigError,
     DeadLetter,
     DeadLetters,
@@ -17,11 +18,13 @@ from cdc_core import (
     Fence,
     FreshStart,
     Granularity,
+    MessagePrefix,
     Operation,
     OutgoingEvent,
     Partition,
     Provisioner,
     SourceMonitor,
+    Table,
     TableId,
     Traits,
     WalPublisher,
@@ -32,7 +35,10 @@ from .memory_letters import MemoryDeadLetters, MemoryErrorRouter
 from .memory_log import MemoryLog, MemoryStore, Signal
 from .memory_provisioner import MemoryMonitor, MemoryProvisioner
 from .memory_publisher import MemoryPublisher
+from .memory_rows import Place, deleted, emitted, inserted, truncated, updated
 from .memory_source import Limits, MemorySource, Process
+
+R = TypeVar("R")
 
 
 @final
@@ -76,7 +82,7 @@ class MemoryTransport:
         self._process = Process(self._store)
         self._released = Signal()
         self._transaction: list[OutgoingEvent] | None = None
-        self._identity_of = self._store.identities()
+        self._identities = self._store.identities()
 
     def __repr__(self) -> str:
         return f"MemoryTransport(name={self._store.name!r}, partitions={len(self._store.logs)})"
@@ -127,6 +133,37 @@ class MemoryTransport:
             released=self._released,
         )
 
+    def insert(self, table: Table[R], row: R, *, key: Sequence[str] | None = None) -> None:
+        """Write an inserted row.
+
+        - `key`: the columns of the table's primary key; None for `id`, or the first column where there is no `id`.
+        """
+        self.append(inserted(table.id, row, key, self._place()))
+
+    def update(
+        self, table: Table[R], row: R, *, before: R | None = None, key: Sequence[str] | None = None
+    ) -> None:
+        """Write an updated row; with another key in `before`, a delete and a create as our reader makes them."""
+        with self._joined_transaction():
+            for event in updated(table.id, row, before, key, self._place()):
+                self.append(event)
+
+    def delete(self, table: Table[R], row: R, *, key: Sequence[str] | None = None) -> None:
+        """Write a deleted row, given as it was."""
+        self.append(deleted(table.id, row, key, self._place()))
+
+    def truncate(self, *tables: Table[Any]) -> None:
+        """Write a truncate of tables; with several partitions it is not ordered against all rows."""
+        with self._joined_transaction():
+            for event in truncated([table.id for table in tables], self._place()):
+                self.append(event)
+
+    def message(self, prefix: MessagePrefix[Any] | str, content: bytes | object) -> None:
+        """Write a logical message; content that is no bytes is encoded as JSON."""
+        name = prefix if isinstance(prefix, str) else prefix.prefix
+        data = content if isinstance(content, bytes) else msgspec.json.encode(content)
+        self.append(emitted(name, data, self._place()))
+
     def put(
         self,
         key: bytes | None,
@@ -137,6 +174,7 @@ class MemoryTransport:
         related_key: bytes | None = None,
     ) -> None:
         """Write one event of raw bytes; its identity is made here."""
+        place = self._place()
         self.append(
             OutgoingEvent(
                 key=key,
@@ -144,8 +182,8 @@ class MemoryTransport:
                 op=op,
                 table=table,
                 related_key=related_key,
-                committed_at=self._store.clock(),
-                identity=self._next_identity(),
+                committed_at=place.committed_at,
+                identity=place.identity,
             )
         )
 
@@ -162,7 +200,7 @@ class MemoryTransport:
         if self._transaction is not None:
             raise RuntimeError("a transaction is already open")
         self._transaction = []
-        self._identity_of = self._store.identities()
+        self._identities = self._store.identities()
         try:
             yield
         except BaseException:
@@ -224,8 +262,18 @@ class MemoryTransport:
         return self._store.waiting == 0
 
     @property
+    def waiting(self) -> int:
+        """How many events are not committed."""
+        return self._store.waiting
+
+    @property
+    def pending_faults(self) -> tuple[Fault, ...]:
+        """The faults that have not happened yet."""
+        return self._store.faults.pending
+
+    @property
     def crashed(self) -> bool:
-        """Whether a fault killed the process; `another_process()` or `restart()` is the next one."""
+        """Whether a fault killed this process; `restart()` begins the next one."""
         return not self._process.alive
 
     def restart(self) -> None:
@@ -237,7 +285,16 @@ class MemoryTransport:
         """Wait until something is written or committed."""
         await self._store.changed.wait()
 
-    def _next_identity(self) -> ChangeIdentity:
+    @contextmanager
+    def _joined_transaction(self) -> Generator[None, None, None]:
+        if self._transaction is not None:
+            yield
+            return
+        with self.transaction():
+            yield
+
+    def _place(self) -> Place:
+        """Return the place of the next row message: in the open transaction, or in one of its own."""
         if self._transaction is None:
-            return self._store.identities()(0)
-        return self._identity_of(len(self._transaction))
+            self._identities = self._store.identities()
+        return Place(identity=next(self._identities), committed_at=self._store.clock())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, final
 
 import anyio
@@ -20,6 +20,7 @@ from cdc_core import (
     OutgoingEvent,
     Partition,
     PartitionLost,
+    bucket_of,
 )
 
 from .faults import FaultPlan, poisoned
@@ -155,11 +156,11 @@ class MemoryStore:
         """How many events are not committed."""
         return sum(len(log.waiting) for log in self.logs)
 
-    def identities(self) -> Callable[[int], ChangeIdentity]:
-        """Begin a transaction of our own: return what makes identities of (ordinal) in it."""
+    def identities(self) -> Iterator[ChangeIdentity]:
+        """Begin a transaction of our own: return the identities of its row messages, one after the other."""
         lsn = self._next_lsn
         self._next_lsn += 0x10
-        return lambda ordinal: ChangeIdentity(self._epoch, lsn, ordinal)
+        return (ChangeIdentity(self._epoch, lsn, ordinal) for ordinal in itertools.count())
 
     def write(self, events: Iterable[OutgoingEvent]) -> None:
         """Append one whole transaction, which becomes visible at once."""
@@ -217,8 +218,7 @@ class MemoryStore:
         self._wake()
 
     def _log_of(self, event: OutgoingEvent) -> MemoryLog:
-        place = event.key if event.key is not None else str(event.table).encode()
-        return self.logs[zlib.crc32(place) % len(self.logs)]
+        return self.logs[bucket_of(event.key, event.table, len(self.logs))]
 
     def _wake(self) -> None:
         self.changed.notify()
