@@ -334,6 +334,15 @@ def test_rows_inside_a_stream_block_are_read_from_byte_nine(codec: RowCodec) -> 
     assert codec.insert(payload, 9) == codec.insert(wire.insert("1", "a", None))
 
 
+def test_a_message_can_be_read_where_it_lies_in_its_frame(codec: RowCodec) -> None:
+    frame = b"w" + bytes(24) + wire.insert("1", "a", None)
+    assert codec.insert(frame, 30) == codec.insert(wire.insert("1", "a", None))
+    with pytest.raises(DecodeError) as caught:
+        codec.insert(frame + b"x", 30)
+    assert (caught.value.tag, caught.value.kind) == (ord("I"), "Insert")
+    assert caught.value.offset == len(frame)
+
+
 def test_a_key_column_that_does_not_exist_is_refused_at_once() -> None:
     decoder = Decoder()
     decoder.decode(wire.relation(("id", 23)))

@@ -178,27 +178,27 @@ def test_every_array_of_text_comes_back(value: list[Any]) -> None:
     assert python(1009, f"[2:{len(value) + 1}]={text}") == value
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "{",
-        "}",
-        "x",
-        "{1",
-        "1}",
-        "{1}}",
-        "{{1}",
-        "{1,}",
-        "{,1}",
-        "{1,,2}",
-        '{"1}',
-        "{1}{2}",
-        "[1]={1}",
-        "{1}x",
-    ]
-    + ["{1{2}}", "{{1}2}", '{"1"2}', "{\\1}", "[1:1]", "{" * 7 + "1" + "}" * 7, "{1},{2}", "{{},}"],
-)
+NOT_ARRAYS = [
+    "",
+    "{",
+    "}",
+    "x",
+    "{1",
+    "1}",
+    "{1}}",
+    "{{1}",
+    "{1,}",
+    "{,1}",
+    "{1,,2}",
+    '{"1}',
+    "{1}{2}",
+    "[1]={1}",
+]
+NOT_ARRAYS += ["[1]={1}", "{1}x", "{1{2}}", "{{1}2}", '{"1"2}', "{\\1}", "[1:1]", "{1},{2}", "{{},}"]
+NOT_ARRAYS += ["{" * 7 + "1" + "}" * 7]
+
+
+@pytest.mark.parametrize("text", NOT_ARRAYS)
 @pytest.mark.parametrize("oid", [1009, 1007])
 def test_what_is_not_an_array_is_refused(oid: int, text: str) -> None:
     row = row_of(oid, text)

@@ -52,7 +52,7 @@ _NEW_ROW = 0x4E
 _TEXT = 0x74
 _BINARY = 0x62
 _UNCHANGED = 0x75
-_KINDS = {"insert": "Insert", "update": "Update", "delete": "Delete"}
+_MESSAGES = {"insert": (0x49, "Insert"), "update": (0x55, "Update"), "delete": (0x44, "Delete")}
 
 
 @final
@@ -61,8 +61,9 @@ class RowCodec:
 
     `insert`, `update` and `delete` take the whole pgoutput message; `offset` is that of the byte that
     announces the first tuple: 5, or 9 for a message inside a stream block (protocol 2 and later), which has
-    an xid more. They do not look at the tag and the relation id: whoever chose this codec has. `row_json` and
-    `key_json` take a tuple by the offset of its column count and return the offset behind it.
+    an xid more, or 30 for a whole XLogData frame. They do not look at what stands before: whoever chose this
+    codec has. `row_json` and `key_json` take a tuple by the offset of its column count and return the offset
+    behind it.
 
     Text is JSON without blanks; columns stand in table order, key columns in the order given. A column that
     was not sent with an old key is null. An unchanged TOAST value is filled from the old row where that has
@@ -197,8 +198,8 @@ class RowCodec:
 
         The generated code only notices that something is: it keeps no account of where it stands.
         """
-        kind = _KINDS.get(function)
-        tag = payload[0] if kind and payload else None
+        # not payload[0]: what precedes the tuples may be the header of a replication frame
+        tag, kind = _MESSAGES.get(function, (None, None))
         try:
             if kind is None:
                 self._inspect_tuple(payload, offset)
