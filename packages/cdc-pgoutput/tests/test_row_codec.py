@@ -220,7 +220,8 @@ def codec() -> RowCodec:
 
 @pytest.mark.parametrize("payload", CUTS)
 def test_a_message_cut_anywhere_is_a_decode_error_with_its_place(codec: RowCodec, payload: bytes) -> None:
-    function = {b"I": codec.insert, b"U": codec.update, b"D": codec.delete}[payload[:1]]
+    by_tag: dict[bytes, Any] = {b"I": codec.insert, b"U": codec.update, b"D": codec.delete}
+    function = by_tag[payload[:1]]
     function(payload)
     for size in range(5, len(payload)):
         with pytest.raises(DecodeError) as caught:

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from ipaddress import ip_address
 from struct import pack
+from time import process_time
 from typing import Any
 from uuid import UUID
 
@@ -330,6 +331,45 @@ def test_a_binary_array_of_other_elements_is_refused() -> None:
     data = pack("!iiIii", 1, 0, 25, 1, 1) + pack("!i", 4) + b"\0\0\0\7"
     with pytest.raises(DecodeError, match="not a binary value"):
         row_of(1007, wire.Binary(data)).to_json()
+
+
+@pytest.mark.parametrize("lengths", [[5000] * 5 + [0], [0], [-1], [2**31 - 1], [3, 3, 3, 3, 3, 3]])
+def test_a_binary_array_can_not_claim_more_than_it_holds(lengths: list[int]) -> None:
+    data = pack("!iiI", len(lengths), 0, 23) + b"".join(pack("!ii", length, 1) for length in lengths)
+    with pytest.raises(DecodeError, match="not a binary value"):
+        row_of(1007, wire.Binary(data + bytes(100_000))).to_json()
+
+
+@pytest.mark.parametrize(
+    ("oid", "text"),
+    [
+        (1009, "{" + r'"\"' * 200_000),
+        (1009, '{"' + r"\"[:1] * 200_001),
+        (1009, '{"' + '\\"' * 200_000),
+        (HSTORE, '"' + '\\"' * 200_000),
+        (1009, "{" * 400_000),
+        (790, "$" + "1," * 200_000),
+        (1186, "1 day " * 100_000),
+        (22, "1 " * 200_000),
+        (600, "(" * 400_000),
+    ],
+)
+def test_hostile_text_is_refused_in_time_that_grows_with_its_length(oid: int, text: str) -> None:
+    row = row_of(oid, text)
+    started = process_time()
+    for read in (row.to_json, row.values):
+        try:
+            read()
+        except DecodeError as error:
+            assert_column(error)
+    assert process_time() - started < 5
+
+
+def test_a_type_of_another_owner_with_a_known_name_is_not_taken_for_it() -> None:
+    types = TypeRegistry([TypeInfo(oid=50001, name="int4")])
+    assert row_of(50001, "7", types=types).to_json() == b'{"c0":"Nw=="}'
+    with pytest.raises(DecodeError, match="binary form of type int4 is not read"):
+        row_of(50001, wire.Binary(b"\0\0\0\7"), types=types).to_json()
 
 
 def test_a_domain_takes_the_modifier_of_its_base() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from ipaddress import IPv4Address, IPv6Address
+from math import prod
 from struct import Struct
 from uuid import UUID
 
@@ -155,6 +156,9 @@ def array_from_binary(element_oid: int, element: BinaryReader | None, delimiter:
         if not 0 <= dimensions <= 6:
             raise ValueError(f"an array of {dimensions} dimensions")
         lengths = [_I32.unpack_from(data, 12 + 8 * index)[0] for index in range(dimensions)]
+        # every element has a length word of its own, and an empty array has no dimension
+        if any(length < 1 for length in lengths) or prod(lengths) > len(data) // 4:
+            raise ValueError("array dimensions that the value cannot hold")
         elements, end = _read_elements(data, 12 + 8 * dimensions, lengths, element)
         expect_size(data, end)
         return array_literal(elements, delimiter)
@@ -168,9 +172,6 @@ def _read_elements(
     elements: Nested = []
     if not lengths:
         return elements, position
-    # each element takes at least its length word
-    if not 0 <= lengths[0] <= len(data) // 4:
-        raise ValueError(f"an array dimension of {lengths[0]} elements")
     for _ in range(lengths[0]):
         if len(lengths) > 1:
             inner, position = _read_elements(data, position, lengths[1:], element)
