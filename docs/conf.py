@@ -1,0 +1,61 @@
+"""Settings of the documentation site: `nox -s docs` builds it, and every warning is an error.
+
+The API pages are made from the docstrings of whatever packages the workspace has, so none is typed here.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
+from api_pages import is_type_variable, write_api_pages
+from workspace import Workspace
+
+if TYPE_CHECKING:
+    from docutils import nodes
+    from sphinx.addnodes import pending_xref
+    from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
+
+project = "cdc"
+copyright = "the contributors to the cdc toolkit"
+html_title = "cdc: change data capture for Python"
+html_theme = "furo"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+# Docstrings write `name` as Markdown does.
+default_role = "code"
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+nitpicky = True
+# The site is built without a network, so the names of other projects' types lead nowhere. Ours must.
+nitpick_ignore_regex = [(r"py:.*", r"(?!cdc_).*")]
+
+
+def resolve_public_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement
+) -> nodes.Element | None:
+    """Lead a reference to `package._module.Name`, as annotations spell it, to the public `package.Name`.
+
+    A type variable is nobody's public name: it stays plain text.
+    """
+    target = str(node.get("reftarget", ""))
+    public = ".".join(part for part in target.split(".") if not part.startswith("_"))
+    if node.get("refdomain") != "py" or public == target:
+        return None
+    domain = env.domains.python_domain
+    found = domain.resolve_xref(env, str(node.get("refdoc")), app.builder, "obj", public, node, content)
+    if found is None and is_type_variable(target):
+        return content
+    return found
+
+
+def setup(app: Sphinx) -> None:
+    """Write the API pages before Sphinx looks for documents, and mend references to private modules."""
+    app.connect("missing-reference", resolve_public_name)
+    write_api_pages(Path(app.srcdir) / "api", Workspace().packages)

@@ -1,0 +1,15 @@
+from ._builds import Build as Build
+from ._builds import find_build as find_build
+from ._builds import find_system_builds as find_system_builds
+from ._builds import find_wheel_build as find_wheel_build
+from ._builds import inspect_build as inspect_build
+from ._cluster import Auth as Auth
+from ._cluster import StopMode as StopMode
+from ._copies import cache_directory as cache_directory
+from ._server import DEFAULT_VERSION as DEFAULT_VERSION
+from ._server import DSN_VARIABLE as DSN_VARIABLE
+from ._server import EmbeddedPostgres as EmbeddedPostgres
+from ._server import open_postgres as open_postgres
+from ._server import start_postgres as start_postgres
+from ._settings import DEFAULT_SETTINGS as DEFAULT_SETTINGS
+from ._settings import Setting as Setting
