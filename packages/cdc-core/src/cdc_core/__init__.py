@@ -62,6 +62,8 @@ from ._health import worst as worst
 from ._messages import LogicalMessage as LogicalMessage
 from ._partitioning import bucket_of as bucket_of
 from ._partitioning import stable_hash as stable_hash
+from ._pipeline import Pipeline as Pipeline
+from ._pipeline import RunningPipeline as RunningPipeline
 from ._plan import Action as Action
 from ._plan import Plan as Plan
 from ._plan import Provisionable as Provisionable
@@ -77,6 +79,7 @@ from ._position import Partition as Partition
 from ._position import Position as Position
 from ._position import SnapshotIdentity as SnapshotIdentity
 from ._position import parse_identity as parse_identity
+from ._progress import Counters as Counters
 from ._protocols import ErrorRouter as ErrorRouter
 from ._protocols import EventSource as EventSource
 from ._protocols import Provisioner as Provisioner
@@ -93,8 +96,12 @@ from ._repeats import drop_repeats as drop_repeats
 from ._retry import Backoff as Backoff
 from ._retry import RetryPolicy as RetryPolicy
 from ._retry import Verdict as Verdict
+from ._serving import Live as Live
+from ._serving import Runnable as Runnable
+from ._serving import serve as serve
 from ._streams import PartitionStream as PartitionStream
 from ._streams import WorkerScope as WorkerScope
+from ._telemetry import current_trace_headers as current_trace_headers
 from ._transport import ENTRY_POINT_GROUP as ENTRY_POINT_GROUP
 from ._transport import CommitPrefix as CommitPrefix
 from ._transport import FreshStart as FreshStart

@@ -273,8 +273,7 @@ class Decoder:
             abort_time_us=c.time_us("the abort time"),
         )
 
-    # tag: name in the protocol documentation, first protocol version, whether it may come inside a stream block,
-    # reader
+    # tag: name in the protocol documentation, first protocol version, may it come in a stream block, reader
     _MESSAGES: ClassVar[dict[int, tuple[str, int, bool, Callable[[Decoder, Cursor], AnyMessage]]]] = {
         ord("B"): ("Begin", 1, False, _stateless(read_begin)),
         ord("C"): ("Commit", 1, False, _stateless(read_commit)),

@@ -52,7 +52,7 @@ UNAVAILABLE = "__debezium_unavailable_value"
 string_json: JsonFromText = encode_basestring
 
 _match_integer = re.compile(r"-?(?:0|[1-9]\d*)", re.ASCII).fullmatch
-_match_numeric = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII).fullmatch
+_match_numeric = re.compile(r"-?(?:\d+\.?\d*|\.\d+)", re.ASCII).fullmatch
 _match_float = re.compile(r"(-?(?:0|[1-9]\d*))(\.\d+)?(e[+-]\d+)?", re.ASCII).fullmatch
 _match_money = re.compile(r"-?\$(?:\d{1,3}(?:,\d{3})*|\d+)\.\d\d", re.ASCII).fullmatch
 _match_point = re.compile(r"\(([^,()]+),([^,()]+)\)").fullmatch

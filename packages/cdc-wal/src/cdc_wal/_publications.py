@@ -9,9 +9,10 @@ from typing import Any, cast, final
 
 from cdc_core import TableId
 
-from ._config import WalConfig
+from ._config import OPERATIONS, WalConfig
 from ._connection import Connection
 from ._conninfo import quote_identifier, quote_literal
+from ._errors import NoReplicaIdentity
 
 # Without it the rows of a partitioned table come under the names of its partitions.
 _VIA_ROOT = "publish_via_partition_root = true"
@@ -96,6 +97,24 @@ async def publishable_tables(connection: Connection, config: WalConfig) -> list[
     ]
 
 
+async def require_identities(connection: Connection, config: WalConfig) -> None:
+    """Check once more, in the transaction that publishes, that no statement of the user's will be refused for it.
+
+    Raises:
+        NoReplicaIdentity: a table would be published for updates or deletes without one.
+    """
+    if {"update", "delete"}.isdisjoint(config.operations):
+        return
+    bare = [item.table for item in await publishable_tables(connection, config) if not item.has_identity]
+    if bare:
+        names = ", ".join(str(table) for table in bare)
+        raise NoReplicaIdentity(
+            f"without a replica identity the server would refuse every UPDATE and DELETE of {names}",
+            where={"publication": config.publication_name},
+            remedy=identity_remedy(bare),
+        )
+
+
 def create_statement(config: WalConfig) -> str:
     """Return the statement that creates the publication."""
     options = f"publish = {quote_literal(', '.join(config.operations))}, {_VIA_ROOT}"
@@ -104,16 +123,15 @@ def create_statement(config: WalConfig) -> str:
 
 
 def change_statements(config: WalConfig, state: PublicationState) -> tuple[str, ...]:
-    """Return what brings a publication of ours to the config: adds what is missing, takes nothing away."""
+    """Return what brings a publication to the config: adds what is missing, takes nothing away."""
     name = quote_identifier(config.publication_name)
     statements: list[str] = []
     tables, schemas = missing(config, state)
     if tables or schemas:
         statements.append(f"ALTER PUBLICATION {name} ADD {_objects(tables, schemas)}")
-    if state.operations != frozenset(config.operations):
-        statements.append(
-            f"ALTER PUBLICATION {name} SET (publish = {quote_literal(', '.join(config.operations))})"
-        )
+    if not state.operations.issuperset(config.operations):
+        both = [word for word in OPERATIONS if word in config.operations or word in state.operations]
+        statements.append(f"ALTER PUBLICATION {name} SET (publish = {quote_literal(', '.join(both))})")
     return tuple(statements)
 
 
@@ -130,7 +148,7 @@ def missing(config: WalConfig, state: PublicationState) -> tuple[tuple[TableId, 
 def identity_remedy(tables: Sequence[TableId]) -> str:
     """Return the statements that give tables a replica identity."""
     return "; ".join(
-        f"ALTER TABLE {quote_table(table)} ADD PRIMARY KEY (...), or ALTER TABLE {quote_table(table)} REPLICA IDENTITY FULL"
+        f"ALTER TABLE {quote_table(table)} REPLICA IDENTITY FULL (or ADD PRIMARY KEY, which costs less log)"
         for table in tables
     )
 

@@ -87,7 +87,7 @@ class WalReader:
 
     def provisioner(self) -> AbstractAsyncContextManager[Provisioner]:
         """Open the provisioner of the publication, the slot and the dead-letter table."""
-        return open_provisioner(self.config, self._password)
+        return open_provisioner(self.config, password=self._password)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[RunningReader]:
@@ -207,7 +207,7 @@ class RunningReader:
                 on_schema_change=self._on_schema_change,
             ) as session,
             self._to.publisher(_SessionFence(session, self._config)) as publisher,
-            open_error_router(self._config, self._password) as router,
+            open_error_router(self._config, password=self._password) as router,
         ):
             self._session = session
             flow = _Flow(session, publisher, router, self._name, self._config.max_buffered_bytes)
@@ -242,7 +242,7 @@ class RunningReader:
         while True:
             try:
                 with anyio.move_on_after(_MONITOR_INTERVAL_SECONDS):
-                    async with open_monitor(self._config, self._password) as monitor:
+                    async with open_monitor(self._config, password=self._password) as monitor:
                         while True:
                             self._lag = await monitor.lag()
                             self._health = await monitor.health()
@@ -395,7 +395,6 @@ class _MakeOutgoing:
 
     def __call__(
         self,
-        *,
         key: bytes | None,
         value: bytes,
         op: Operation,
@@ -404,6 +403,7 @@ class _MakeOutgoing:
         related_key: bytes | None,
         committed_at: float,
         delivery: int,
+        /,
     ) -> OutgoingEvent:
         return OutgoingEvent(
             key=key,

@@ -21,7 +21,7 @@ from ._config import WalConfig
 from ._confirm import ConfirmTracker
 from ._connection import Connection, PasswordProvider, open_connection
 from ._errors import ConnectionLost, Gap, PublicationMissing, ServerStopping, SlotLost
-from ._relations import Origin, RelationState, make_relation_state
+from ._relations import SourceName, RelationState, make_relation_state
 from ._replication import ReplicationStream
 from ._side_connection import SideConnection, open_side_connection
 from ._slots import identify_system, inspect_slot, slot_in_use, stream_error, verify_slot
@@ -151,12 +151,12 @@ class SlotSession(Generic[T]):
         self._side = side
         self._password = password
         self._on_schema_change = on_schema_change
-        self._origin = Origin(name=config.slot_name, database=database)
+        self._source_name = SourceName(name=config.slot_name, database=database)
         self._tracker = ConfirmTracker(start)
         self._decoder = Decoder(protocol_version=1, types=TypeRegistry())
         self._builder = ChangeBuilder(
             epoch=epoch,
-            origin=self._origin,
+            source=self._source_name,
             decoder=self._decoder,
             tracker=self._tracker,
             make=make,
@@ -335,7 +335,7 @@ class SlotSession(Generic[T]):
                     self._decoder.types.register(info)
                 key = await relation_key(connection, relation.relation_id)
             state = make_relation_state(
-                relation, self._decoder.types, key.columns, self._origin, cdc_schema=self._config.cdc_schema
+                relation, self._decoder.types, key.columns, self._source_name, cdc_schema=self._config.cdc_schema
             )
             self._resolved[relation] = state
         before = self._shapes.get(relation.relation_id)

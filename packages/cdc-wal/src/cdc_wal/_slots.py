@@ -126,7 +126,7 @@ async def write_lsn(connection: Connection) -> Lsn:
     row = await connection.fetch_one(
         "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END"
     )
-    return Lsn.parse((row and row[0]) or "0/0")
+    return Lsn.parse((row[0] if row else None) or "0/0")
 
 
 def verify_slot(state: SlotState | None, *, config: WalConfig, database: str) -> SlotState:
@@ -144,14 +144,14 @@ def verify_slot(state: SlotState | None, *, config: WalConfig, database: str) ->
         raise WrongPlugin(
             f"the slot {name} is a {what}",
             where={"slot": name, "database": database},
-            remedy=f"set slot_name to another name, or, if nobody needs it, SELECT pg_drop_replication_slot({quote_literal(name)})",
+            remedy=f"set slot_name to another name, or, if nobody needs it, {_drop_statement(name)}",
         )
     if (reason := state.lost_because) is not None:
         raise SlotLost(
             f"the slot {name} is lost: {reason}",
             gap=Gap(from_lsn=state.confirmed_flush_lsn, to_lsn=None, tables=config.table_ids),
             where={"slot": name},
-            remedy=f"SELECT pg_drop_replication_slot({quote_literal(name)}), provision again, and read the tables anew",
+            remedy=_anew(name),
         )
     return state
 
@@ -203,8 +203,7 @@ async def create_slot(
                 await _leave_nothing(side, config.slot_name, pid)
             raise _creation_error(error, config) from error
         except BaseException:
-            with anyio.move_on_after(_NOBODY_LEFT_TIMEOUT_SECONDS, shield=True):
-                await _leave_nothing(side, config.slot_name, pid)
+            await _leave_nothing(side, config.slot_name, pid)
             raise
     return Lsn.parse(row[1] or "0/0")
 
@@ -268,7 +267,7 @@ def stream_error(error: CdcError, *, config: WalConfig, streaming: bool) -> CdcE
                 f"the slot {slot} can deliver nothing any more: {error.message}",
                 gap=Gap(from_lsn=None, to_lsn=None, tables=config.table_ids),
                 where={"slot": slot},
-                remedy=f"SELECT pg_drop_replication_slot({quote_literal(slot)}), provision again, and read the tables anew",
+                remedy=_anew(slot),
             )
         case _:
             return error
@@ -288,13 +287,16 @@ def _create_command(config: WalConfig, server_version: int) -> str:
 
 async def _leave_nothing(side: Connection, slot_name: str, pid: int) -> None:
     # A walsender that creates a slot holds its name from the first moment, so until its process is gone the slot can
-    # only be its own. It is asked first and ended then: nothing else stops one that waits (electric-sql/electric#4515).
-    await side.execute("SELECT pg_terminate_backend($1::int)", [pid])
-    with anyio.move_on_after(_NOBODY_LEFT_TIMEOUT_SECONDS):
+    # only be its own. It is ended, since one that waits hears nothing of its client's end (electric-sql/electric#4515).
+    with anyio.CancelScope(shield=True):
+        deadline = anyio.current_time() + _NOBODY_LEFT_TIMEOUT_SECONDS
+        await side.execute("SELECT pg_terminate_backend($1::int)", [pid])
         while await side.fetch("SELECT FROM pg_stat_activity WHERE pid = $1::int", [pid]):
+            if anyio.current_time() > deadline:
+                break
             await anyio.sleep(_POLL_SECONDS)
-    with suppress(SlotInUse):  # then somebody else's: ours is held by nobody
-        await drop_slot(side, slot_name)
+        with suppress(SlotInUse):  # then somebody else's: ours is held by nobody
+            await drop_slot(side, slot_name)
 
 
 async def _blockers(side: Connection) -> tuple[Mapping[str, object], ...]:
@@ -359,6 +361,14 @@ def _creation_error(error: CdcError, config: WalConfig) -> CdcError:
             )
         case _:
             return error
+
+
+def _drop_statement(slot_name: str) -> str:
+    return f"SELECT pg_drop_replication_slot({quote_literal(slot_name)})"
+
+
+def _anew(slot_name: str) -> str:
+    return f"{_drop_statement(slot_name)}; then provision again, and read the tables anew"
 
 
 def _lsn(text: str | None) -> Lsn | None:

@@ -321,7 +321,6 @@ class _MakeSlotEvent:
 
     def __call__(
         self,
-        *,
         key: bytes | None,
         value: bytes,
         op: Operation,
@@ -330,6 +329,7 @@ class _MakeSlotEvent:
         related_key: bytes | None,
         committed_at: float,
         delivery: int,
+        /,
     ) -> Event:
         return Event(
             key=key,

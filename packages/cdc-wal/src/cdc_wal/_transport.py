@@ -76,19 +76,19 @@ class PostgresTransport:
 
     def provisioner(self) -> AbstractAsyncContextManager[Provisioner]:
         """Open the provisioner of the schema, the dead-letter table, the publication and the slot."""
-        return open_provisioner(self.config, self._password)
+        return open_provisioner(self.config, password=self._password)
 
     def error_router(self) -> AbstractAsyncContextManager[ErrorRouter]:
         """Open the way into the dead-letter table."""
-        return open_error_router(self.config, self._password)
+        return open_error_router(self.config, password=self._password)
 
     def monitor(self) -> AbstractAsyncContextManager[SourceMonitor]:
         """Open the monitor of the slot."""
-        return open_monitor(self.config, self._password)
+        return open_monitor(self.config, password=self._password)
 
     def dead_letters(self) -> AbstractAsyncContextManager[DeadLetters]:
         """Open the dead-letter table."""
-        return open_dead_letters(self.config, self._password)
+        return open_dead_letters(self.config, password=self._password)
 
     def publisher(self, fence: Fence) -> AbstractAsyncContextManager[WalPublisher]:
         """Refuse: this transport reads the log itself, nobody feeds it.
