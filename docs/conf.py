@@ -48,13 +48,19 @@ def resolve_public_name(
     a public signature, is a dead reference: users could not name what they are given.
     """
     target = str(node.get("reftarget", ""))
-    public = ".".join(part for part in target.split(".") if not part.startswith("_"))
-    if node.get("refdomain") != "py" or public == target:
+    if node.get("refdomain") != "py" or not target.startswith("cdc_"):
         return None
-    domain = env.domains.python_domain
-    if target.rpartition(".")[2].startswith("_") or is_type_variable(target):
+    package, _, name = target.partition(".")
+    if name.rpartition(".")[2].startswith("_") or is_type_variable(target):
         return content
-    return domain.resolve_xref(env, str(node.get("refdoc")), app.builder, "obj", public, node, content)
+    # Without its private modules, or straight in the package where a public module defines it.
+    shown = [part for part in name.split(".") if not part.startswith("_")]
+    for public in (".".join([package, *shown]), f"{package}.{shown[-1]}"):
+        domain = env.domains.python_domain
+        found = domain.resolve_xref(env, str(node.get("refdoc")), app.builder, "obj", public, node, content)
+        if found is not None:
+            return found
+    return None
 
 
 def setup(app: Sphinx) -> None:
