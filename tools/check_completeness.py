@@ -38,7 +38,7 @@ def report(import_name: str) -> dict[str, Any]:
 
 def is_error(diagnostic: dict[str, Any]) -> bool:
     """Whether this is about a type: a missing docstring is only a warning, and another check's matter."""
-    return diagnostic["severity"] == "error"
+    return str(diagnostic["severity"]) == "error"
 
 
 def main() -> int:
