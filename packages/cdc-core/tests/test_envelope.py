@@ -136,9 +136,8 @@ def test_before_from_debezium_is_its_key_since_it_invents_the_other_columns() ->
 )
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_every_placeholder_of_an_unsent_value_is_unchanged(form: object, side: str) -> None:
-    change = event(
-        wire(**{"after": {"id": 1}, side: {"id": 1, "note": form}}, source={"replica_identity": "full"})
-    ).change()
+    rows: dict[str, Any] = {"after": {"id": 1}, side: {"id": 1, "note": form}}
+    change = event(wire(**rows, source={"replica_identity": "full"})).change()
     row = getattr(change, side)
     assert row["note"] is UNCHANGED
 

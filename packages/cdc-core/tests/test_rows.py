@@ -67,11 +67,12 @@ class At:
 
 def read(annotation: object, value: object) -> Any:
     """Read one column `v` of a row whose field has this annotation."""
-    rows = Table("shop.things", make_dataclass("Thing", [("v", annotation)]))
+    rows: Table[Any] = Table("shop.things", make_dataclass("Thing", [("v", annotation)]))
     envelope = {"op": "c", "source": {"schema": "shop", "table": "things"}, "after": {"v": value}}
     change = rows.of(Event(key=None, value=msgspec.json.encode(envelope), op=None, table=None, position=At()))
     assert isinstance(change, Change)
-    return change.after.v  # type: ignore[attr-defined]
+    row: Any = change.after
+    return row.v
 
 
 ZONE = UTC
