@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import NoReturn, final
@@ -91,7 +92,9 @@ class Connection:
         self._readable = Readiness(lambda: anyio.wait_readable(pgconn.socket))
         self._writable = Readiness(lambda: anyio.wait_writable(pgconn.socket))
         pgconn.nonblocking = 1
-        pgconn.notice_handler = self._on_notice
+        # weak, since psycopg's compiled PGconn is out of the garbage collector's sight: a cycle would never be freed
+        on_notice = weakref.WeakMethod(self._on_notice)
+        pgconn.notice_handler = lambda result: found(result) if (found := on_notice()) is not None else None
 
     @property
     def backend_pid(self) -> int:

@@ -180,7 +180,9 @@ class PostgresDeadLetters:
             if letter is None:  # removed by somebody else in between
                 continue
             keys = _occupied(letter.event)
-            if (before := next((blocked[key] for key in keys if key in blocked), None)) is not None:
+            before = next((blocked[key] for key in keys if key in blocked), None)
+            cause: Cause | None
+            if before is not None:
                 cause = Cause(type="behind", message=f"not tried: letter {before} of the same key failed")
             else:
                 cause = await _try(letter.event, to)
