@@ -60,8 +60,8 @@ ORDERS = Table("shop.orders", Order)
 NOTES = MessagePrefix("notes", dict[str, int])
 
 
-def event(value: bytes | None, key: bytes | None = b'{"id":1}', **named: Any) -> Event:
-    return Event(key=key, value=value, **{"op": None, "table": None, "position": At(), **named})
+def event(value: bytes | None, key: bytes | None = b'{"id":1}', table: TableId | None = None) -> Event:
+    return Event(key=key, value=value, op=None, table=table, position=At())
 
 
 def envelope(op: str = "u", **members: Any) -> dict[str, Any]:

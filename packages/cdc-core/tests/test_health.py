@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
@@ -68,7 +68,7 @@ class Recorder:
         return self._open()
 
     @asynccontextmanager
-    async def _open(self) -> AsyncIterator[Provisioner]:
+    async def _open(self) -> AsyncGenerator[Provisioner, None]:
         yield self
 
     async def plan(self) -> Plan:

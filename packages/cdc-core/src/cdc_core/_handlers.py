@@ -69,7 +69,7 @@ class Target(Protocol[D]):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class EachHandler(Generic[C]):
     """Calls a function with one event at a time; each is a run of its own. Tombstones are skipped."""
 
@@ -93,7 +93,7 @@ class EachHandler(Generic[C]):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class BatchHandler(Generic[C]):
     """Calls a function with a batch; a run is a row of neighbours of its table. Tombstones are skipped."""
 
@@ -229,7 +229,7 @@ class MessagePrefix(Generic[R]):
 
 
 @final
-@dataclass(frozen=True, slots=True, init=False)
+@dataclass(frozen=True, slots=True, init=False, eq=False)
 class Dispatch:
     """Gives each event to the handler of its table or prefix; made by `dispatch`."""
 
