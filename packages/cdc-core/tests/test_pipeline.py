@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import anyio
+import anyio.lowlevel
 import pytest
+from pipeline_source import ScriptedTransport, event, numbers
 
 from cdc_core import (
     CdcError,
@@ -19,11 +21,10 @@ from cdc_core import (
     NotProvisioned,
     Pipeline,
     RetryPolicy,
+    RunningPipeline,
     SourceError,
     Transient,
 )
-
-from .pipeline_source import ScriptedTransport, event, numbers
 
 pytestmark = pytest.mark.anyio
 
@@ -146,13 +147,19 @@ async def test_a_body_that_is_cancelled_while_it_drains_abandons() -> None:
 async def test_a_failing_pipeline_cancels_the_body_and_raises_one_error() -> None:
     transport, sink = ScriptedTransport(), Sink()
     wrong = SourceError("the slot is gone")
-    with pytest.raises(SourceError) as caught:
+    seen: list[RunningPipeline] = []
+
+    async def host() -> None:
         async with pipeline(transport, sink).running() as live:
+            seen.append(live)
             transport.stream.end(wrong)
             await anyio.sleep_forever()
+
+    with pytest.raises(SourceError) as caught:
+        await host()
     assert caught.value is wrong
-    assert not live.health.ready
-    assert "SourceError" in live.health.checks[0].why
+    assert not seen[0].health.ready
+    assert "SourceError" in seen[0].health.checks[0].why
 
 
 async def test_run_raises_what_opening_the_source_raises() -> None:
@@ -182,11 +189,15 @@ async def test_an_exception_of_the_body_passes_unchanged_and_drains() -> None:
     transport, sink = ScriptedTransport(), Sink(holding=True)
     transport.stream.send(event(0))
     wrong = RuntimeError("mine")
-    with pytest.raises(RuntimeError) as caught:
+
+    async def host() -> None:
         async with pipeline(transport, sink).running():
             await sink.called.wait()
             sink.released.set()
             raise wrong
+
+    with pytest.raises(RuntimeError) as caught:
+        await host()
     assert caught.value is wrong
     assert transport.stream.acked == [0]
 
@@ -195,12 +206,16 @@ async def test_an_exception_of_the_body_goes_before_the_pipelines() -> None:
     transport, sink = ScriptedTransport(), Sink()
     transport.stream.end(SourceError("the slot is gone"))
     wrong = RuntimeError("mine")
-    with pytest.raises(RuntimeError) as caught:
+
+    async def host() -> None:
         async with pipeline(transport, sink).running():
             try:
                 await anyio.sleep_forever()
             finally:
                 raise wrong
+
+    with pytest.raises(RuntimeError) as caught:
+        await host()
     assert caught.value is wrong
 
 
@@ -301,15 +316,18 @@ async def test_no_call_starts_that_would_outlast_a_revoke() -> None:
     assert transport.stream.acked == [0]
 
 
-async def test_an_interrupt_raised_in_a_handler_passes_as_it_is() -> None:
+async def test_what_is_no_exception_but_an_interrupt_passes_as_it_is() -> None:
+    class Interrupt(BaseException):
+        """As KeyboardInterrupt and SystemExit, which asyncio throws out of the loop by itself."""
+
     transport = ScriptedTransport()
-    wrong = KeyboardInterrupt()
+    wrong = Interrupt()
 
     async def interrupted(events: Sequence[Event]) -> None:
         raise wrong
 
     transport.stream.send(event(0))
-    with pytest.raises(KeyboardInterrupt) as caught:
+    with pytest.raises(Interrupt) as caught:
         await Pipeline(name="t", transport=transport, handler=interrupted).run()
     assert caught.value is wrong
     assert transport.stream.acked == []

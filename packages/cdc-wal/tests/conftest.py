@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from cdc_testing.plugin import PostgresDatabase
 from cdc_testing.servers import ServerUnavailableError
 from cdc_testing.servers.postgres import EmbeddedPostgres, start_postgres
+from cdc_wal import WalConfig
+from cdc_wal._connection import Connection, open_connection
 
 # the modules beside this file are shared by its tests; --import-mode=importlib adds no path of its own
 sys.path.insert(0, str(Path(__file__).parent))
@@ -57,3 +60,24 @@ def _fresh(server: EmbeddedPostgres) -> Generator[Database]:
         if not server.running:
             server.start()
         server.drop_database(name)
+
+
+@pytest.fixture
+async def sql(postgres_database: PostgresDatabase, anyio_backend: str) -> AsyncIterator[Connection]:
+    """A session in a fresh database; names without a schema are those of `public`."""
+    async with open_connection(postgres_database.dsn) as connection:
+        await connection.simple("SET search_path = public")
+        yield connection
+
+
+@pytest.fixture
+def config(postgres_database: PostgresDatabase) -> WalConfig:
+    """All tables of the fresh database, with timeouts of a second."""
+    return WalConfig(
+        dsn=postgres_database.dsn,
+        slot_name=postgres_database.name,
+        publication_name="everything",
+        all_tables=True,
+        wal_sender_timeout_seconds=1.0,
+        commit_interval_seconds=0.01,
+    )

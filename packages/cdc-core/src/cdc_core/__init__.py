@@ -91,6 +91,7 @@ from ._publisher import WalPublisher as WalPublisher
 from ._redaction import redact as redact
 from ._repeats import Admission as Admission
 from ._repeats import DropRepeats as DropRepeats
+from ._repeats import FollowsDeliveries as FollowsDeliveries
 from ._repeats import RepeatFilter as RepeatFilter
 from ._repeats import drop_repeats as drop_repeats
 from ._retry import Backoff as Backoff

@@ -92,8 +92,9 @@ def read_key(key_type: type[K], columns: Mapping[str, object], *, where: object)
     """
     if len(columns) == 1 and key_type in _PLAIN_KEYS:
         (value,) = columns.values()
-        if value.__class__ is key_type:  # nearly every key there is; the rest costs 4 us
-            return value
+        kind: object = key_type
+        if value.__class__ is kind:  # nearly every key there is; the rest costs 4 us
+            return cast("K", value)
     if is_row_type(key_type):
         return RowReader(key_type, where=str(where)).read(columns)
     is_tuple = get_origin(key_type) is tuple

@@ -262,8 +262,18 @@ class MemoryTransport:
         return self._store.waiting == 0
 
     @property
+    def waiting(self) -> int:
+        """How many events are not committed."""
+        return self._store.waiting
+
+    @property
+    def pending_faults(self) -> tuple[Fault, ...]:
+        """The faults that have not happened yet."""
+        return self._store.faults.pending
+
+    @property
     def crashed(self) -> bool:
-        """Whether a fault killed the process; `another_process()` or `restart()` is the next one."""
+        """Whether a fault killed this process; `restart()` begins the next one."""
         return not self._process.alive
 
     def restart(self) -> None:

@@ -61,6 +61,7 @@ class ChangeBuilder(Generic[T]):
     - `make`: makes one event.
     - `message_keys`: prefix of a logical message to the member of its JSON content that is its key.
     - `now_us`: the time of processing in microseconds since 1970, for the outer `ts_*`.
+    - `max_bytes`: of the values of the events that one `feed` makes.
     - `mark_end`: marks the last event of a transaction; the last one made is then held until the next frame tells.
 
     `feed` consumes frames until it meets a relation that is not resolved; the caller resolves it and feeds the rest.
@@ -76,6 +77,7 @@ class ChangeBuilder(Generic[T]):
         make: MakeEvent[T],
         message_keys: dict[str, str],
         now_us: Callable[[], int],
+        max_bytes: int,
         mark_end: Callable[[T], T] | None = None,
     ) -> None:
         self._epoch = epoch
@@ -84,6 +86,7 @@ class ChangeBuilder(Generic[T]):
         self._make = make
         self._message_keys = message_keys
         self._now_us = now_us
+        self._max_bytes = max_bytes
         self._mark_end = mark_end
         self._message_constants = source_constants(source, None)
         self.events: list[T] = []
@@ -116,6 +119,8 @@ class ChangeBuilder(Generic[T]):
     def feed(self, frames: Sequence[bytes], start: int = 0) -> tuple[int, Relation | None]:
         """Consume frames from `start` on; return the next one's index, and the relation to resolve first, if any.
 
+        Stops early once the events made since `take` hold `max_bytes`: an envelope is several times its row.
+
         Raises:
             SourceError: the bytes are not what the protocol says; names what, where and at which LSN.
         """
@@ -133,6 +138,9 @@ class ChangeBuilder(Generic[T]):
                 tag = frame[_HEADER_BYTES]
                 if tag in _ROWS:
                     self._row(frame, tag)
+                    if self.payload_bytes >= self._max_bytes:
+                        self._number_events()
+                        return index + 1, None
                 elif (relation := self._control(frame)) is not None:
                     return index + 1, relation
         except (PgOutputError, struct.error, IndexError) as error:

@@ -162,6 +162,7 @@ class SlotSession(Generic[T]):
             make=make,
             message_keys=dict(config.message_keys),
             now_us=lambda: time.time_ns() // 1000,
+            max_bytes=config.max_batch_bytes,
             mark_end=mark_end,
         )
         self._resolved: dict[Relation, RelationState] = {}
@@ -286,11 +287,7 @@ class SlotSession(Generic[T]):
     async def _receive(self) -> None:
         with self._intake:
             while True:
-                while self._buffered_bytes >= self._config.max_buffered_bytes:
-                    self._paused = True
-                    self._room = anyio.Event()
-                    await self._room.wait()
-                self._paused = False
+                await self._wait_for_room()
                 frames = await self._stream.receive(
                     max_frames=self._config.max_batch_events, max_bytes=self._config.max_batch_bytes
                 )
@@ -301,7 +298,16 @@ class SlotSession(Generic[T]):
                     index, relation = self._builder.feed(frames, index)
                     if relation is not None:
                         await self._resolve(relation)
-                self._hand_over()
+                    else:
+                        self._hand_over()
+                        await self._wait_for_room()
+
+    async def _wait_for_room(self) -> None:
+        while self._buffered_bytes >= self._config.max_buffered_bytes:
+            self._paused = True
+            self._room = anyio.Event()
+            await self._room.wait()
+        self._paused = False
 
     def _hand_over(self) -> None:
         size = self._builder.payload_bytes

@@ -1,0 +1,42 @@
+"""Type checkers refuse the handler of a wrong row, and nothing that is right."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CASES = Path(__file__).parent / "typing_cases" / "handlers.py"
+EXPECTED = {
+    number for number, line in enumerate(CASES.read_text().splitlines(), 1) if line.endswith("# expect-error")
+}
+
+
+def run(*arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, check=False
+    ).stdout
+
+
+@pytest.mark.timeout(300)
+def test_mypy_refuses_exactly_the_marked_lines(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    found = run("mypy", "--strict", "--no-error-summary", f"--cache-dir={tmp_path}", str(CASES))
+    assert {int(line.split(":")[1]) for line in found.splitlines() if ": error:" in line} == EXPECTED, found
+
+
+@pytest.mark.timeout(300)
+def test_pyright_refuses_exactly_the_marked_lines(tmp_path: Path) -> None:
+    pytest.importorskip("pyright")
+    config = tmp_path / "pyrightconfig.json"
+    config.write_text(json.dumps({"typeCheckingMode": "strict", "pythonVersion": "3.11"}))
+    shutil.copy(CASES, tmp_path)  # pyright reads nothing outside of its project
+    found = json.loads(
+        run("pyright", "--outputjson", f"--pythonpath={sys.executable}", f"--project={config}")
+    )
+    errors = [item for item in found["generalDiagnostics"] if item["severity"] == "error"]
+    assert {item["range"]["start"]["line"] + 1 for item in errors} == EXPECTED, errors
