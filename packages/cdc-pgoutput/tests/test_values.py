@@ -343,8 +343,8 @@ def test_a_binary_array_can_not_claim_more_than_it_holds(lengths: list[int]) -> 
 @pytest.mark.parametrize(
     ("oid", "text"),
     [
-        (1009, "{" + r'"\"' * 200_000),
-        (1009, '{"' + r"\"[:1] * 200_001),
+        (1009, "{" + '"\\"' * 200_000),
+        (1009, '{"' + "\\" * 200_001),
         (1009, '{"' + '\\"' * 200_000),
         (HSTORE, '"' + '\\"' * 200_000),
         (1009, "{" * 400_000),
