@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
+import anyio.lowlevel
 
 from cdc_core import (
     CommitPrefix,
@@ -69,15 +70,19 @@ class ScriptedStream:
         self.lost = False
         self.scope = WorkerScope()
         self.error: Exception | None = None
-        self._send, self._receive = anyio.create_memory_object_stream[Sequence[Event]](math.inf)
+        self._batches: deque[Sequence[Event]] = deque()
+        self._ended = False
+        self._news = anyio.Event()
         self.changed = anyio.Event()
 
     def send(self, *events: Event) -> None:
-        self._send.send_nowait(events)
+        self._batches.append(events)
+        self._news.set()
 
     def end(self, error: Exception | None = None) -> None:
         self.error = error
-        self._send.close()
+        self._ended = True
+        self._news.set()
 
     def lose(self) -> None:
         self.lost = True
@@ -95,8 +100,6 @@ class ScriptedStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self._send.close()
-        self._receive.close()
         return self.scope.__exit__(kind, error, trace)
 
     def __aiter__(self) -> AsyncIterator[Sequence[Event]]:
@@ -104,11 +107,14 @@ class ScriptedStream:
 
     async def _iterate(self) -> AsyncIterator[Sequence[Event]]:
         while self.revoking_at is None:
-            try:
-                batch = await self._receive.receive()
-            except (anyio.EndOfStream, anyio.ClosedResourceError):
+            await anyio.lowlevel.checkpoint()
+            if self._batches:
+                yield self._batches.popleft()
+            elif self._ended:
                 break
-            yield batch
+            else:
+                self._news = anyio.Event()
+                await self._news.wait()
         if self.error is not None:
             raise self.error
 
@@ -136,8 +142,12 @@ class ScriptedTransport:
         self.letters: list[DeadLetter] = []
         self.route_errors: list[Exception] = []
         self.list_calls = 0
+        self.list_errors: list[Exception] = []
         self.monitor_answer: Callable[[], Awaitable[Sequence[PartitionLag]]] = self._no_lag
         self.opened = 0
+        self.opening = anyio.Event()
+        self.may_open = anyio.Event()
+        self.may_open.set()
         self.open_error: Exception | None = None
         self.left = anyio.Event()
         self.assigned: list[Any] = []
@@ -154,7 +164,9 @@ class ScriptedTransport:
         return self
 
     @asynccontextmanager
-    async def open(self, *, drain_timeout_seconds: float) -> AsyncIterator[AsyncIterator[ScriptedStream]]:
+    async def open(self, *, drain_timeout_seconds: float) -> AsyncGenerator[AsyncIterator[ScriptedStream]]:
+        self.opening.set()
+        await self.may_open.wait()
         if self.open_error is not None:
             raise self.open_error
         self.opened += 1
@@ -181,7 +193,7 @@ class ScriptedTransport:
         await anyio.sleep_forever()
 
     @asynccontextmanager
-    async def error_router(self) -> AsyncIterator[ScriptedTransport]:
+    async def error_router(self) -> AsyncGenerator[ScriptedTransport]:
         yield self
 
     async def route(self, failed: Sequence[FailedEvent]) -> None:
@@ -202,7 +214,7 @@ class ScriptedTransport:
             )
 
     @asynccontextmanager
-    async def monitor(self) -> AsyncIterator[ScriptedTransport]:
+    async def monitor(self) -> AsyncGenerator[ScriptedTransport]:
         yield self
 
     async def _no_lag(self) -> Sequence[PartitionLag]:
@@ -215,7 +227,7 @@ class ScriptedTransport:
         return Health.of()
 
     @asynccontextmanager
-    async def dead_letters(self) -> AsyncIterator[ScriptedTransport]:
+    async def dead_letters(self) -> AsyncGenerator[ScriptedTransport]:
         yield self
 
     async def list(
@@ -228,11 +240,15 @@ class ScriptedTransport:
         limit: int | None = None,
     ) -> AsyncIterator[DeadLetter]:
         self.list_calls += 1
+        if self.list_errors:
+            raise self.list_errors.pop()
         assert since is None or since < datetime.now(UTC)
         found = [
             letter
             for letter in self.letters
-            if letter.pipeline == pipeline and table in (None, letter.event.table) and key in (None, letter.key)
+            if letter.pipeline == pipeline
+            and table in (None, letter.event.table)
+            and key in (None, letter.key)
         ]
         for letter in found[:limit]:
             yield letter

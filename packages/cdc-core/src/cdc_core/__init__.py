@@ -89,6 +89,11 @@ from ._publisher import Receipt as Receipt
 from ._publisher import Rejected as Rejected
 from ._publisher import WalPublisher as WalPublisher
 from ._redaction import redact as redact
+from ._repeats import Admission as Admission
+from ._repeats import DropRepeats as DropRepeats
+from ._repeats import FollowsDeliveries as FollowsDeliveries
+from ._repeats import RepeatFilter as RepeatFilter
+from ._repeats import drop_repeats as drop_repeats
 from ._retry import Backoff as Backoff
 from ._retry import RetryPolicy as RetryPolicy
 from ._retry import Verdict as Verdict
@@ -110,4 +115,3 @@ from ._transport import load_transport as load_transport
 from ._unchanged import UNCHANGED as UNCHANGED
 from ._unchanged import Unchanged as Unchanged
 from ._version import __version__ as __version__
-from ._worker import CutsRuns as CutsRuns

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import binascii
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
@@ -104,7 +103,7 @@ def _wire(value: object) -> object:
         return PLACEHOLDER
     if isinstance(value, (list, tuple)):
         return [_wire(item) for item in cast("Sequence[object]", value)]
-    if isinstance(value, Mapping) or is_row_type(type(value)):
+    if _is_json(value):
         return _json_text(value)
     wire = write_scalar(value)
     if wire is NotImplemented:
@@ -112,6 +111,12 @@ def _wire(value: object) -> object:
     return wire
 
 
-def _json_text(value: Any) -> str:
-    builtin = msgspec.to_builtins(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value)  # type: ignore[arg-type]
-    return json.dumps(builtin, ensure_ascii=False, separators=(", ", ": "), allow_nan=False)
+def _is_json(value: object) -> bool:
+    return isinstance(value, Mapping) or is_row_type(type(value))
+
+
+def _json_text(value: object) -> str:
+    # separators as PostgreSQL prints jsonb; json refuses NaN, which PostgreSQL's json does as well
+    return json.dumps(
+        msgspec.to_builtins(value), ensure_ascii=False, separators=(", ", ": "), allow_nan=False
+    )

@@ -167,7 +167,7 @@ class Change(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
                 where={"table": self.table},
                 remedy="give the table a primary key, or read the key from the row",
             )
-        return read_key(key_type, key, where=str(self.table))
+        return read_key(key_type, key, where=self.table)
 
 
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from ._errors import ConfigError
-from ._events import Event
+from ._handlers import Handler
 from ._health import Health, PartitionLag
 from ._pipeline_run import PipelineRun
 from ._progress import Counters
@@ -45,7 +45,7 @@ class Pipeline:
 
     name: str
     transport: Transport
-    handler: Callable[[Sequence[Event]], Awaitable[None]]
+    handler: Handler
     concurrency_per_partition: int = 1
     drain_timeout_seconds: float = 20.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)

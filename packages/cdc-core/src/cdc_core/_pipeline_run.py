@@ -11,6 +11,7 @@ import anyio
 
 from ._errors import CdcError, ContractError
 from ._health import Check, CheckState, Health
+from ._iteration import iterating
 from ._parking import ParkedKeys
 from ._partition_work import PartitionWork, leaves_of, logger
 from ._progress import PartitionProgress, Tally
@@ -54,13 +55,13 @@ class PipelineRun:
             interval_seconds=pipeline.monitor_interval_seconds,
             sleep=pipeline.sleep,
         )
-        self._loop_watch = LoopWatch(self.tally, warn_after_seconds=pipeline.blocked_loop_warning_seconds)
         self._telemetry = PipelineTelemetry(
             pipeline.name,
             lag=lambda: self.sampler.lag,
             meter_provider=pipeline.meter_provider,
             tracer_provider=pipeline.tracer_provider,
         )
+        self._loop_watch = LoopWatch(self.tally, warn_after_seconds=pipeline.blocked_loop_warning_seconds)
 
     async def main(self) -> None:
         """Run until stopped, cancelled or failed."""
@@ -129,8 +130,9 @@ class PipelineRun:
             async with source.open(drain_timeout_seconds=self._pipeline.drain_timeout_seconds) as streams:
                 self._enter(_State.RUNNING)
                 with self._intake:
-                    async for stream in streams:
-                        workers.start_soon(self._work_on, stream, router, parked)
+                    async with iterating(streams) as assigned:
+                        async for stream in assigned:
+                            workers.start_soon(self._work_on, stream, router, parked)
                 self._enter(_State.DRAINING)
 
     async def _work_on(self, stream: PartitionStream, router: ErrorRouter, parked: ParkedKeys | None) -> None:

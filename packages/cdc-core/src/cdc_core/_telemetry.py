@@ -5,6 +5,7 @@ Without an SDK every call here ends in the API's no-op objects. Attributes are f
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import final
@@ -22,6 +23,12 @@ from ._version import __version__
 # The SDK keeps 128 links of a span by default (OTEL_SPAN_LINK_COUNT_LIMIT); more would be work for nothing.
 _MAX_LINKS = 128
 _FIELDS = ("traceparent", "tracestate")
+
+_LAG_GAUGES = (
+    ("cdc.source.lag.events", "lag_events", "{event}", "events not acknowledged"),
+    ("cdc.source.lag.bytes", "lag_bytes", "By", "bytes of the source's log not acknowledged"),
+    ("cdc.source.lag.age", "lag_seconds", "s", "age of the oldest event not acknowledged"),
+)
 
 Attributes = Mapping[str, str]
 
@@ -54,7 +61,7 @@ def links_of(events: Sequence[Event]) -> list[Link]:
 class PipelineTelemetry:
     """The instruments of one run of a pipeline; made anew for each run, so nothing is global.
 
-    - `lag`: returns the last sample of the lag; figures that are UNKNOWN are not reported.
+    - `lag`: returns the last sample of the lag; a figure that is UNKNOWN is not reported.
     - `meter_provider`, `tracer_provider`: None for those that the process has set up.
     """
 
@@ -82,25 +89,21 @@ class PipelineTelemetry:
         self.duration = meter.create_histogram(
             "cdc.pipeline.handler.duration", "s", "duration of one call of the handler"
         )
-        meter.create_observable_gauge(
-            "cdc.source.lag.events", [self._observe("lag_events")], "{event}", "events not acknowledged"
+        # Observable, so that an UNKNOWN figure is absent: a synchronous gauge repeats its last value for ever, and
+        # the SDK (1.45) ignores a NaN. It also ignores the callbacks of a second instrument of one name and scope,
+        # and no callback can be taken back: hence a scope of its own for each run.
+        own = metrics.get_meter(
+            "cdc_core.lag", __version__, meter_provider, attributes={"cdc.run": uuid.uuid4().hex}
         )
-        meter.create_observable_gauge(
-            "cdc.source.lag.bytes", [self._observe("lag_bytes")], "By", "source's log not acknowledged"
-        )
-        meter.create_observable_gauge(
-            "cdc.source.lag.age",
-            [self._observe("lag_seconds")],
-            "s",
-            "age of the oldest unacknowledged event",
-        )
+        for name, figure, unit, what in _LAG_GAUGES:
+            own.create_observable_gauge(name, [self._observe(figure)], unit, what)
 
     def of(self, partition: Partition) -> PartitionTelemetry:
         """Return what one partition's worker records with."""
         return PartitionTelemetry(self, self._attributes(partition))
 
     def close(self) -> None:
-        """Report no lag from now on: the API cannot take a callback back."""
+        """Report no lag from now on."""
         self._lag = None
 
     def _attributes(self, partition: Partition) -> dict[str, str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Final, Protocol, cast, final
+from collections.abc import Sequence
+from typing import Final, final
 
 import anyio
 from anyio.abc import TaskGroup
 
 from ._events import Event
+from ._handlers import split_runs
 from ._isolation import RunSettler
+from ._iteration import iterating
 from ._keys import KeyPlan, Work
 from ._parking import ParkedKeys
 from ._partition_work import LeavePartition, PartitionWork, logger
@@ -20,14 +22,6 @@ from ._set_aside import Batch, SetAside
 MAX_BATCHES_IN_HAND: Final = 4
 """With several keys at a time, so many batches are open at most: a slow key does not stop the others at once, and a
 transport bounds each batch by count and bytes, so memory stays bounded."""
-
-
-class CutsRuns(Protocol):
-    """A handler that says into which runs a batch is cut; each is one call, in order."""
-
-    def runs(self, events: Sequence[Event]) -> Iterable[Sequence[Event]]:
-        """Cut neighbouring events into runs: every event in exactly one, in order."""
-        ...
 
 
 @final
@@ -68,19 +62,14 @@ class PartitionWorker:
 
     async def _work_in_order(self) -> None:
         progress = self._work.progress
-        async for events in self._work.stream:
-            progress.begin()
-            batch = Batch(events)
-            for run in runs_of(self._work, events):
-                await self._settler.settle(run, batch)
-            await self._aside.batch_ended(batch)
-            progress.end()
-
-
-def runs_of(work: PartitionWork, events: Sequence[Event]) -> Iterable[Sequence[Event]]:
-    """Cut events into the runs that the handler wants; all of them are one where it does not say."""
-    handler: object = work.pipeline.handler
-    return cast("CutsRuns", handler).runs(events) if hasattr(handler, "runs") else (events,)
+        async with iterating(self._work.stream) as batches:
+            async for events in batches:
+                progress.begin()
+                batch = Batch(events)
+                for run in split_runs(self._work.pipeline.handler, events):
+                    await self._settler.settle(run, batch)
+                await self._aside.batch_ended(batch)
+                progress.end()
 
 
 @final
@@ -107,13 +96,9 @@ class _ManyKeys:
         Raises:
             LeavePartition: there was no time for all of it, or the partition is lost.
         """
-        async with anyio.create_task_group() as calls:
-            async for events in self._work.stream:
-                self._work.progress.begin()
-                batch = Batch(list(events))
-                number = self._plan.add(batch.events)
-                self._batches[number] = batch
-                self._in_hand.append(number)
+        async with anyio.create_task_group() as calls, iterating(self._work.stream) as batches:
+            async for events in batches:
+                self._take(events)
                 self._start(calls)
                 while len(self._in_hand) >= MAX_BATCHES_IN_HAND and self._leaving is None:
                     self._room = anyio.Event()
@@ -122,6 +107,13 @@ class _ManyKeys:
                     break
         if self._leaving is not None:
             raise self._leaving
+
+    def _take(self, events: Sequence[Event]) -> None:
+        self._work.progress.begin()
+        batch = Batch(list(events))
+        number = self._plan.add(batch.events)
+        self._batches[number] = batch
+        self._in_hand.append(number)
 
     def _start(self, calls: TaskGroup) -> None:
         while self._calling < self._concurrency and self._leaving is None:
@@ -133,7 +125,7 @@ class _ManyKeys:
 
     async def _settle(self, work: Work, calls: TaskGroup) -> None:
         try:
-            for run in runs_of(self._work, work.events):
+            for run in split_runs(self._work.pipeline.handler, work.events):
                 await self._settler.settle(run, self._batches[work.batch])
         except LeavePartition as leave:
             self._leave(leave, calls)

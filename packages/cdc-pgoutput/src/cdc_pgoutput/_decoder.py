@@ -153,7 +153,7 @@ class Decoder:
         try:
             fields, end = walk_tuple(cursor.payload, start, shape.relation.columns)
         except DecodeError as error:
-            raise cursor.error(error.reason, offset=error.offset) from None
+            raise error.within(cursor.tag, cursor.kind) from None
         cursor.offset = end
         return Row(shape, cursor.payload, start - 1, fields, end, old=old, is_key_only=marker == _OLD_KEY)
 
@@ -273,8 +273,7 @@ class Decoder:
             abort_time_us=c.time_us("the abort time"),
         )
 
-    # tag: name in the protocol documentation, first protocol version, whether it may come inside a stream block,
-    # reader
+    # tag: name in the protocol documentation, first protocol version, may it come in a stream block, reader
     _MESSAGES: ClassVar[dict[int, tuple[str, int, bool, Callable[[Decoder, Cursor], AnyMessage]]]] = {
         ord("B"): ("Begin", 1, False, _stateless(read_begin)),
         ord("C"): ("Commit", 1, False, _stateless(read_commit)),

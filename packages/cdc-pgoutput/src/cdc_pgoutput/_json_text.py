@@ -52,7 +52,7 @@ UNAVAILABLE = "__debezium_unavailable_value"
 string_json: JsonFromText = encode_basestring
 
 _match_integer = re.compile(r"-?(?:0|[1-9]\d*)", re.ASCII).fullmatch
-_match_numeric = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII).fullmatch
+_match_numeric = re.compile(r"-?(?:\d+\.?\d*|\.\d+)", re.ASCII).fullmatch
 _match_float = re.compile(r"(-?(?:0|[1-9]\d*))(\.\d+)?(e[+-]\d+)?", re.ASCII).fullmatch
 _match_money = re.compile(r"-?\$(?:\d{1,3}(?:,\d{3})*|\d+)\.\d\d", re.ASCII).fullmatch
 _match_point = re.compile(r"\(([^,()]+),([^,()]+)\)").fullmatch
@@ -180,8 +180,9 @@ def point_json(text: str) -> str:
     if match is None:
         raise ValueError("not a point")
     x, y = match.groups()
+    json_x, json_y = float_json(x), float_json(y)
     wkb = b64encode(_WKB_POINT.pack(1, 1, float(x), float(y))).decode()
-    return f'{{"x":{float_json(x)},"y":{float_json(y)},"wkb":"{wkb}","srid":null}}'
+    return f'{{"x":{json_x},"y":{json_y},"wkb":"{wkb}","srid":null}}'
 
 
 def vector_json(text: str) -> str:

@@ -68,7 +68,8 @@ class ValueCodec:
 
     `from_binary` turns the binary form into the text that the server would have sent, so that both forms meet
     in one path; it is None where we do not read the binary form. `unchanged` is the JSON of a TOAST value
-    that was not sent. `inline` names the generator's own code for hot types.
+    that was not sent. `inline` names the generator's own code for hot types,
+    `precision` the digits of a second it expects.
     """
 
     name: str
@@ -77,6 +78,7 @@ class ValueCodec:
     from_binary: Callable[[bytes], str] | None
     unchanged: str
     inline: str | None = None
+    precision: int = 6
 
 
 _PLAIN_UNCHANGED = f'"{UNAVAILABLE}"'
@@ -91,10 +93,13 @@ _UNCHANGED_BY_NAME = {
 }
 _HSTORE_UNCHANGED = string_json(f'{{"{UNAVAILABLE}":"{UNAVAILABLE}"}}')
 
+_EXTENSION_NAMES = frozenset({*EXTENSION_STYLES, "lquery", "ltxtquery"})
+
 # Deeper chains of domains and arrays than any catalog has are taken for a cycle.
 _MAX_CHAIN = 32
 
 _BIT_OID = 1560
+_TIMESTAMP_OID = 1114
 _TIMESTAMPTZ_OID = 1184
 
 
@@ -193,7 +198,9 @@ class TypeRegistry:
                 return _scalar(info.name, STYLES["opaque"], range_from_binary(subtype.from_binary))
             case TypeKind.BASE:
                 style = EXTENSION_STYLES.get(info.name, "opaque")
-                codec = _scalar(info.name, STYLES[style], BINARY_READERS.get(info.name))
+                # only these names: of a type that somebody else calls int4 nobody here knows the binary form
+                reader = BINARY_READERS.get(info.name) if info.name in _EXTENSION_NAMES else None
+                codec = _scalar(info.name, STYLES[style], reader)
                 return replace(codec, unchanged=_HSTORE_UNCHANGED) if style == "hstore" else codec
             case _:
                 return _scalar(info.name, STYLES["opaque"], None)
@@ -209,7 +216,9 @@ def _builtin(type_oid: int, type_modifier: int) -> ValueCodec:
     if type_oid == _BIT_OID and type_modifier == 1:
         return replace(codec, to_json=bit_json, to_python=bit_python)
     if type_oid == _TIMESTAMPTZ_OID and 0 <= type_modifier < 6:
-        return replace(codec, to_json=timestamptz_json(type_modifier), inline=None)
+        return replace(codec, to_json=timestamptz_json(type_modifier), precision=type_modifier)
+    if type_oid == _TIMESTAMP_OID and 0 <= type_modifier < 6:
+        return replace(codec, precision=type_modifier)
     return codec
 
 

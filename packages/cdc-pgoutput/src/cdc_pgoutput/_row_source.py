@@ -12,47 +12,58 @@ from ._wire import U32
 
 __all__ = ["FunctionSource", "compile_function"]
 
-_BOOLS = {b"t": "true", b"f": "false"}
-# Every digit becomes 0: a timestamp's shape is then one comparison, exact and in C.
+# Every digit becomes 0: what a value looks like is then one comparison, exact and in C.
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
-_TIMESTAMP_SHAPES = frozenset(
-    b"0000-00-00 00:00:00" + (b"." + b"0" * digits if digits else b"") for digits in range(7)
-)
+# Debezium's ISO strings have a T where PostgreSQL has a blank.
+_ISO = bytes.maketrans(b" ", b"T")
+
+# Whole fields, kind and length included.
+_BOOLS = {b"t\0\0\0\1t": "true", b"t\0\0\0\1f": "false"}
 
 # What reads the text at b[o:e] into {v}, for the types that rows are mostly made of; {c} is the type's own
-# function, which takes whatever the fast test in front of it does not recognise: signs, NaN, infinity, BC,
-# and what is malformed.
+# function, which takes whatever the fast test in front of it does not recognise: signs, NaN, and what is
+# malformed.
 _INLINE = {
-    "bool": ["{v}=BOOLS[b[o:e]]"],
     "text": ["{v}=ESC(b[o:e].decode())"],
     "integer": ["x=b[o:e]", "{v}=x.decode() if b[o]>48 and x.isdigit() else {c}(x.decode())"],
     "numeric": [
         "x=b[o:e]",
-        "{v}=f'\"{{x.decode()}}\"' if b[e-1]!=46!=b[o] and x.replace(b'.',b'',1).isdigit()"
-        " else {c}(x.decode())",
+        "{v}=f'\"{{x.decode()}}\"' if x.replace(b'.',b'',1).isdigit() else {c}(x.decode())",
     ],
     "float": [
-        "x=b[o:e]",
-        "{v}=x.decode() if b[o]>48 and b[e-1]!=46 and b'.' in x and x.replace(b'.',b'',1).isdigit()"
+        "x=b[o:e];y=x.replace(b'.',b'',1)",
+        "{v}=x.decode() if y!=x and y.isdigit() and b[e-1]!=46 and (b[o]>48 or b[o+1]==46)"
         " else {c}(x.decode())",
-    ],
-    "date": [
-        "x=b[o:e]",
-        "{v}=f'\"{{x.decode()}}Z\"' if x.translate(ZEROS)==b'0000-00-00' else {c}(x.decode())",
-    ],
-    "timestamp": [
-        "x=b[o:e]",
-        "y=x.decode()",
-        "{v}=f'\"{{y[:10]}}T{{y[11:]}}Z\"' if x.translate(ZEROS) in SHAPES else {c}(y)",
-    ],
-    "timestamptz": [
-        "x=b[o:e]",
-        "y=x.decode()",
-        "{v}=f'\"{{y[:10]}}T{{y[11:26]}}Z\"' if b[e-1]==48==b[e-2]"
-        " and x.translate(ZEROS)==b'0000-00-00 00:00:00.000000+00' else {c}(y)",
     ],
 }
 _CALL = ["{v}={c}(b[o:e].decode())"]
+
+
+def _whole_field(codec: ValueCodec, variable: str) -> list[str]:
+    """Code that recognises a type's usual field by its fixed length and shape; an `else` must follow.
+
+    Empty for types whose values differ in length.
+    """
+    fraction = b"." + b"0" * codec.precision if codec.precision else b""
+    match codec.inline:
+        case "bool":
+            return [f"{variable}=BOOLS.get(b[o:o+6])", f"if {variable}: o+=6"]
+        case "date":
+            value, cut, zone = b"0000-00-00", "5:", ""
+        case "timestamp":
+            value, cut, zone = b"0000-00-00 00:00:00" + fraction, "5:", ""
+        case "timestamptz":
+            # the shape does not tell +00 from +07, the last two digits do
+            value, cut, zone = b"0000-00-00 00:00:00" + fraction + b"+00", "5:-3", " and b[o+{}]==48==b[o+{}]"
+        case _:
+            return []
+    field = b"t" + len(value).to_bytes(4) + value
+    size = len(field)
+    return [
+        f"x=b[o:o+{size}]",
+        f"if x.translate(ZEROS)=={field!r}{zone.format(size - 1, size - 2)}:",
+        f" {variable}=f'\"{{x.translate(ISO)[{cut}].decode()}}Z\"';o+={size}",
+    ]
 
 
 @final
@@ -120,14 +131,19 @@ class FunctionSource:
                 continue
             variable = f"{prefix}{index}"
             fill = f"{fill_from}{index}" if index in filled else "None"
-            lines = _INLINE[codec.inline] if codec.inline else _CALL
-            self.body += ["k=b[o]", "if k==116:", " o+=5;e=o+U32(b,o-4)[0]"]
-            self.body += [" " + line.format(v=variable, c=f"C{index}") for line in lines]
-            self.body += [
+            general = ["k=b[o]", "if k==116:", " o+=5;e=o+U32(b,o-4)[0]"]
+            lines = _INLINE.get(codec.inline or "", _CALL)
+            general += [" " + line.format(v=variable, c=f"C{index}") for line in lines]
+            general += [
                 " o=e",
                 f"elif k==110: {variable}='null';o+=1",
                 f"else: {variable},o=X{index}(b,o,{fill})",
             ]
+            usual = _whole_field(codec, variable)
+            if usual:
+                self.body += [*usual, "else:", *(f" {line}" for line in general)]
+            else:
+                self.body += general
 
     def object_of(self, prefix: str, positions: Sequence[int]) -> str:
         """An f-string that is a JSON object of these columns."""
@@ -166,7 +182,7 @@ def compile_function(
         "ESC": encode_basestring,
         "BOOLS": _BOOLS,
         "ZEROS": _ZEROS,
-        "SHAPES": _TIMESTAMP_SHAPES,
+        "ISO": _ISO,
         "FAIL": fail,
         "DecodeError": DecodeError,
         **extra,

@@ -1,1 +1,29 @@
+"""A PostgreSQL write-ahead log reader, and the transport that needs no broker."""
+
+from ._config import WalConfig as WalConfig
+from ._connection import PasswordProvider as PasswordProvider
+from ._errors import ConnectionLost as ConnectionLost
+from ._errors import EncodingUnsupported as EncodingUnsupported
+from ._errors import Gap as Gap
+from ._errors import MissingPrivilege as MissingPrivilege
+from ._errors import NoFreeSlot as NoFreeSlot
+from ._errors import NoFreeWalSender as NoFreeWalSender
+from ._errors import NoReplicaIdentity as NoReplicaIdentity
+from ._errors import PublicationMissing as PublicationMissing
+from ._errors import ServerStopping as ServerStopping
+from ._errors import ServerTooOld as ServerTooOld
+from ._errors import SlotCreationBlocked as SlotCreationBlocked
+from ._errors import SlotInUse as SlotInUse
+from ._errors import SlotLost as SlotLost
+from ._errors import SlotMissing as SlotMissing
+from ._errors import StatementFailed as StatementFailed
+from ._errors import WalLevelTooLow as WalLevelTooLow
+from ._errors import WrongPlugin as WrongPlugin
+from ._reader import RunningReader as RunningReader
+from ._reader import WalReader as WalReader
+from ._session import SchemaChange as SchemaChange
+from ._session import SchemaChangeHook as SchemaChangeHook
+from ._source import SlotPosition as SlotPosition
+from ._transport import PostgresTransport as PostgresTransport
+from ._transport import entry as entry
 from ._version import __version__ as __version__

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Final, Generic, Protocol, TypeVar, final
 
 from cdc_core import ChangeIdentity, Epoch, Operation, SourceError, TableId
-from cdc_pgoutput import Decoder, Lsn, Message, PgOutputError, Relation, Truncate
+from cdc_pgoutput import Decoder, Lsn, Message, Origin, PgOutputError, Relation, Truncate
 
 from ._confirm import ConfirmTracker
-from ._relations import Origin, RelationState, source_constants, source_parts
+from ._relations import RelationState, SourceName, source_constants, source_parts
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -26,8 +26,9 @@ T_co = TypeVar("T_co", covariant=True)
 _HEADER_BYTES: Final = 25
 _TUPLE_AT: Final = _HEADER_BYTES + 5  # behind the tag and the relation id: the byte that announces the first tuple
 _KEEPALIVE: Final = ord("k")
-_BEGIN, _COMMIT, _INSERT, _UPDATE, _DELETE = b"BCIUD"
-_RELATION, _TRUNCATE, _MESSAGE, _ORIGIN = b"RTMO"
+_ROWS: Final = b"IUD"
+_INSERT, _UPDATE, _ = _ROWS
+_BEGIN, _COMMIT = b"BC"
 _u32 = struct.Struct("!I").unpack_from
 _u64 = struct.Struct("!Q").unpack_from
 _begin = struct.Struct("!QqI").unpack_from  # commit LSN, commit time, xid
@@ -40,7 +41,6 @@ class MakeEvent(Protocol[T_co]):
 
     def __call__(
         self,
-        *,
         key: bytes | None,
         value: bytes,
         op: Operation,
@@ -49,6 +49,7 @@ class MakeEvent(Protocol[T_co]):
         related_key: bytes | None,
         committed_at: float,
         delivery: int,
+        /,
     ) -> T_co: ...
 
 
@@ -60,6 +61,8 @@ class ChangeBuilder(Generic[T]):
     - `make`: makes one event.
     - `message_keys`: prefix of a logical message to the member of its JSON content that is its key.
     - `now_us`: the time of processing in microseconds since 1970, for the outer `ts_*`.
+    - `max_bytes`: of the values of the events that one `feed` makes.
+    - `mark_end`: marks the last event of a transaction; the last one made is then held until the next frame tells.
 
     `feed` consumes frames until it meets a relation that is not resolved; the caller resolves it and feeds the rest.
     """
@@ -68,12 +71,14 @@ class ChangeBuilder(Generic[T]):
         self,
         *,
         epoch: Epoch,
-        origin: Origin,
+        source: SourceName,
         decoder: Decoder,
         tracker: ConfirmTracker,
         make: MakeEvent[T],
         message_keys: dict[str, str],
         now_us: Callable[[], int],
+        max_bytes: int,
+        mark_end: Callable[[T], T] | None = None,
     ) -> None:
         self._epoch = epoch
         self._decoder = decoder
@@ -81,16 +86,17 @@ class ChangeBuilder(Generic[T]):
         self._make = make
         self._message_keys = message_keys
         self._now_us = now_us
-        self._message_constants = source_constants(origin, None)
+        self._max_bytes = max_bytes
+        self._mark_end = mark_end
+        self._message_constants = source_constants(source, None)
         self.events: list[T] = []
         self.payload_bytes = 0
+        self.reply_requested = False
         self._delivered = 0  # the number of the next delivery
-        self._undelivered = 0  # events made and not yet numbered by the tracker
         self._relations: dict[int, RelationState] = {}
         self._transaction = _Transaction()
         self._last_end_lsn: int | None = None
         self._outer_times = ""
-        self._rows = {_INSERT: self._insert, _UPDATE: self._update, _DELETE: self._delete}
 
     @property
     def in_transaction(self) -> bool:
@@ -101,15 +107,19 @@ class ChangeBuilder(Generic[T]):
         """Return the events made since the last call."""
         events, self.events = self.events, []
         self.payload_bytes = 0
+        if self._mark_end is not None and self._transaction.open and events:
+            self.events.append(events.pop())
         return events
 
     def resolve(self, relation: Relation, state: RelationState) -> None:
         """Put a relation's resolved state in force."""
         self._relations[relation.relation_id] = state
-        self._transaction.parts.pop(relation.relation_id, None)
+        self._transaction.relations.pop(relation.relation_id, None)
 
     def feed(self, frames: Sequence[bytes], start: int = 0) -> tuple[int, Relation | None]:
         """Consume frames from `start` on; return the next one's index, and the relation to resolve first, if any.
+
+        Stops early once the events made since `take` hold `max_bytes`: an envelope is several times its row.
 
         Raises:
             SourceError: the bytes are not what the protocol says; names what, where and at which LSN.
@@ -123,10 +133,14 @@ class ChangeBuilder(Generic[T]):
                 if frame[0] == _KEEPALIVE:
                     self._number_events()
                     self._tracker.wal_end(Lsn(_u64(frame, 1)[0]))
+                    self.reply_requested = self.reply_requested or frame[17] == 1
                     continue
-                build = self._rows.get(frame[_HEADER_BYTES])
-                if build is not None:
-                    self._row(frame, build)
+                tag = frame[_HEADER_BYTES]
+                if tag in _ROWS:
+                    self._row(frame, tag)
+                    if self.payload_bytes >= self._max_bytes:
+                        self._number_events()
+                        return index + 1, None
                 elif (relation := self._control(frame)) is not None:
                     return index + 1, relation
         except (PgOutputError, struct.error, IndexError) as error:
@@ -134,76 +148,83 @@ class ChangeBuilder(Generic[T]):
         self._number_events()
         return len(frames), None
 
-    def _row(self, frame: bytes, build: _BuildRow) -> None:
+    def _row(self, frame: bytes, tag: int) -> None:
+        # One function for all three, and no call but the codec's and the maker's: it runs for every row.
+        transaction = self._transaction
+        relation = transaction.relations.get(_u32(frame, _HEADER_BYTES + 1)[0]) or self._open_relation(frame)
+        ordinal = transaction.ordinal
+        transaction.ordinal = ordinal + 1  # before any filter of ours: the number is the same on every repeat
+        if relation.ignored:
+            return
+        before = after = "null"
+        old_key = None
+        if tag == _INSERT:
+            op = Operation.CREATE
+            after, key = relation.codec.insert(frame, _TUPLE_AT)
+        elif tag == _UPDATE:
+            op = Operation.UPDATE
+            old, after, key, old_key = relation.codec.update(frame, _TUPLE_AT)
+            before = old or "null"
+        else:
+            op = Operation.DELETE
+            before, key = relation.codec.delete(frame, _TUPLE_AT)
+        lsn = str(_u64(frame, 1)[0])
+        if old_key is None:
+            self._emit(relation, op, key, before, after, lsn, ordinal)
+        else:
+            # An update that changes the key: a delete of the old (0), its tombstone (1), a create of the new (2).
+            # Transports that compact make the tombstone; its number stays free elsewhere.
+            self._emit(relation, Operation.DELETE, old_key, before, "null", lsn, ordinal, 0, key)
+            self._emit(relation, Operation.CREATE, key, "null", after, lsn, ordinal, 2, old_key)
+
+    def _emit(
+        self,
+        relation: _RelationInTransaction,
+        op: Operation,
+        key: str | None,
+        before: str,
+        after: str,
+        lsn: str,
+        ordinal: int,
+        sub_index: int = 0,
+        related_key: str | None = None,
+    ) -> None:
+        transaction = self._transaction
+        total = transaction.events = transaction.events + 1
+        of_table = relation.events = relation.events + 1
+        value = (
+            f'{{"before":{before},"after":{after},"source":{relation.head}{lsn}{relation.middle}{lsn}'
+            f'{transaction.origin}{ordinal}{relation.tail}{total},"data_collection_order":{of_table}}}'
+            f',"op":"{op._value_}",{self._outer_times}'
+        ).encode()
+        delivery = self._delivered
+        self._delivered = delivery + 1
+        self.payload_bytes += len(value)
+        self.events.append(
+            self._make(
+                None if key is None else key.encode(),
+                value,
+                op,
+                relation.table,
+                ChangeIdentity(self._epoch, transaction.commit_lsn, ordinal, sub_index),
+                None if related_key is None else related_key.encode(),
+                transaction.committed_at,
+                delivery,
+            )
+        )
+
+    def _open_relation(self, frame: bytes) -> _RelationInTransaction:
+        """Make what the rows of a relation share within this transaction."""
         transaction = self._transaction
         relation_id = _u32(frame, _HEADER_BYTES + 1)[0]
         state = self._relations.get(relation_id)
         if state is None or not transaction.open:
             self._decoder.decode(frame[_HEADER_BYTES:])  # says what is wrong with an unannounced relation
-            raise SourceError("a row came outside of a transaction")
-        ordinal = transaction.ordinal
-        transaction.ordinal = ordinal + 1  # before any filter of ours: the number is the same on every repeat
-        if state.ignored:
-            return
-        parts = transaction.parts.get(relation_id)
-        if parts is None:
-            parts = transaction.parts[relation_id] = _RelationParts(
-                *state.source_parts(transaction.commit_time_us, transaction.xid, self._last_end_lsn)
-            )
-        lsn = _u64(frame, 1)[0]
-        source = (
-            f"{parts.head}{lsn}{parts.middle}{lsn}{transaction.origin}{ordinal}{state.source_tail}"
+            raise SourceError("a row came outside of a transaction", where={"slot": self._epoch.slot})
+        found = transaction.relations[relation_id] = _RelationInTransaction(
+            state, transaction, self._last_end_lsn
         )
-        build(frame, state, parts, source, ordinal)
-
-    def _insert(
-        self, frame: bytes, state: RelationState, parts: _RelationParts, source: str, ordinal: int
-    ) -> None:
-        after, key = state.codec.insert(frame, _TUPLE_AT)
-        value = f'{{"before":null,"after":{after},"source":{source}{self._place(parts)},"op":"c",{self._outer_times}'
-        self._emit(Operation.CREATE, state.table, key, value, ordinal)
-
-    def _update(
-        self, frame: bytes, state: RelationState, parts: _RelationParts, source: str, ordinal: int
-    ) -> None:
-        before, after, key, old_key = state.codec.update(frame, _TUPLE_AT)
-        if old_key is not None:
-            self._key_change(state, parts, source, ordinal, (before, after, key, old_key))
-            return
-        value = (
-            f'{{"before":{before or "null"},"after":{after},"source":{source}'
-            f'{self._place(parts)},"op":"u",{self._outer_times}'
-        )
-        self._emit(Operation.UPDATE, state.table, key, value, ordinal)
-
-    def _delete(
-        self, frame: bytes, state: RelationState, parts: _RelationParts, source: str, ordinal: int
-    ) -> None:
-        before, key = state.codec.delete(frame, _TUPLE_AT)
-        value = f'{{"before":{before},"after":null,"source":{source}{self._place(parts)},"op":"d",{self._outer_times}'
-        self._emit(Operation.DELETE, state.table, key, value, ordinal)
-
-    def _key_change(
-        self,
-        state: RelationState,
-        parts: _RelationParts,
-        source: str,
-        ordinal: int,
-        row: tuple[str | None, str, str | None, str],
-    ) -> None:
-        """One update that changes the key is a delete of the old (0), its tombstone (1), a create of the new (2).
-
-        The tombstone is made by transports that compact; its number stays free elsewhere.
-        """
-        before, after, key, old_key = row
-        removed = (
-            f'{{"before":{before},"after":null,"source":{source}{self._place(parts)},"op":"d",{self._outer_times}'
-        )
-        self._emit(Operation.DELETE, state.table, old_key, removed, ordinal, 0, key)
-        created = (
-            f'{{"before":null,"after":{after},"source":{source}{self._place(parts)},"op":"c",{self._outer_times}'
-        )
-        self._emit(Operation.CREATE, state.table, key, created, ordinal, 2, old_key)
+        return found
 
     def _control(self, frame: bytes) -> Relation | None:
         tag = frame[_HEADER_BYTES]
@@ -215,6 +236,8 @@ class ChangeBuilder(Generic[T]):
         if tag == _COMMIT:
             _, commit_lsn, end_lsn, _ = _commit(frame, _HEADER_BYTES + 1)
             self._number_events()
+            if self._mark_end is not None and self.events and self._transaction.events:
+                self.events[-1] = self._mark_end(self.events[-1])
             self._transaction.open = False
             self._last_end_lsn = end_lsn
             self._tracker.commit(Lsn(end_lsn))
@@ -226,92 +249,59 @@ class ChangeBuilder(Generic[T]):
             self._truncate(frame, message)
         elif isinstance(message, Message):
             self._message(frame, message)
-        elif tag == _ORIGIN:
-            self._transaction.set_origin(getattr(message, "name", ""), getattr(message, "commit_lsn", 0))
+        elif isinstance(message, Origin):
+            self._transaction.set_origin(message.name, message.commit_lsn)
         return None
 
     def _truncate(self, frame: bytes, message: Truncate) -> None:
-        transaction = self._transaction
+        transaction, lsn = self._transaction, str(_u64(frame, 1)[0])
         ordinal = transaction.ordinal
         transaction.ordinal += 1
-        lsn = _u64(frame, 1)[0]
-        for index, relation in enumerate(message.relations):
-            state = self._relations[relation.relation_id]
-            if state.ignored:
-                continue
-            parts = _RelationParts(
-                *state.source_parts(transaction.commit_time_us, transaction.xid, self._last_end_lsn)
-            )
-            parts = transaction.parts.setdefault(relation.relation_id, parts)
-            source = f"{parts.head}{lsn}{parts.middle}{lsn}{transaction.origin}{ordinal}{state.source_tail}"
-            value = f'{{"before":null,"after":null,"source":{source}{self._place(parts)},"op":"t",{self._outer_times}'
-            self._emit(Operation.TRUNCATE, state.table, None, value, ordinal, index)
+        for index, announced in enumerate(message.relations):
+            relation_id = announced.relation_id
+            relation = transaction.relations.get(relation_id)
+            if relation is None:
+                relation = transaction.relations[relation_id] = _RelationInTransaction(
+                    self._relations[relation_id], transaction, self._last_end_lsn
+                )
+            if not relation.ignored:
+                self._emit(relation, Operation.TRUNCATE, None, "null", "null", lsn, ordinal, index)
 
     def _message(self, frame: bytes, message: Message) -> None:
         transaction, lsn = self._transaction, _u64(frame, 1)[0]
+        ordinal, xid, place = 0, None, "null"
         if message.transactional:
+            identity_lsn, xid, origin = transaction.commit_lsn, transaction.xid, transaction.origin
             ordinal = transaction.ordinal
             transaction.ordinal += 1
-            commit_time_us, xid, origin = transaction.commit_time_us, transaction.xid, transaction.origin
             transaction.events += 1
-            place = f',"transaction":{{"id":"{transaction.id}","total_order":{transaction.events},"data_collection_order":1}}'
+            place = f'{{"id":"{transaction.id}","total_order":{transaction.events},"data_collection_order":1}}'
         else:
-            # It stands outside of any transaction; the time is the last one that the stream told.
-            ordinal, xid, commit_time_us = 0, None, transaction.commit_time_us
-            origin, place = _origin_text(None, None, message.lsn), ',"transaction":null'
-        head, middle = source_parts(self._message_constants, commit_time_us, xid, self._last_end_lsn)
+            # The LSN of a message that is not transactional is the end of its record, and there the commit record of
+            # another transaction may begin (seen on 15): its last byte is in no other record. The stream tells no
+            # time for it; the last one that it told stands in.
+            identity_lsn = int(message.lsn) - 1
+            origin = _origin_text("null", "null", identity_lsn)
+        head, middle = source_parts(self._message_constants, transaction.commit_time_us, xid, self._last_end_lsn)
         source = f"{head}{lsn}{middle}{lsn}{origin}{ordinal}}}"
         content = base64.b64encode(message.content).decode()
-        body = f'"message":{{"prefix":{json.dumps(message.prefix, ensure_ascii=False)},"content":"{content}"}}'
+        body = f'{{"prefix":{json.dumps(message.prefix, ensure_ascii=False)},"content":"{content}"}}'
         times = self._outer_times.partition(",")[0]
-        value = f'{{"op":"m",{times},"source":{source}{place},{body}}}'
-        identity_lsn = transaction.commit_lsn if message.transactional else int(message.lsn)
+        value = f'{{"op":"m",{times},"source":{source},"transaction":{place},"message":{body}}}'
         key = _message_key(message, self._message_keys.get(message.prefix))
-        self._emit(Operation.MESSAGE, None, key, value, ordinal, 0, None, identity_lsn)
-
-    def _place(self, parts: _RelationParts) -> str:
-        transaction = self._transaction
-        transaction.events += 1
-        parts.events += 1
-        return (
-            f',"transaction":{{"id":"{transaction.id}","total_order":{transaction.events},'
-            f'"data_collection_order":{parts.events}}}'
-        )
-
-    def _emit(
-        self,
-        op: Operation,
-        table: TableId | None,
-        key: str | None,
-        value: str,
-        ordinal: int,
-        sub_index: int = 0,
-        related_key: str | None = None,
-        commit_lsn: int | None = None,
-    ) -> None:
+        identity = ChangeIdentity(self._epoch, identity_lsn, ordinal)
         encoded = value.encode()
-        transaction = self._transaction
-        lsn = transaction.commit_lsn if commit_lsn is None else commit_lsn
+        self.payload_bytes += len(encoded)
+        committed_at = transaction.committed_at
         self.events.append(
-            self._make(
-                key=None if key is None else key.encode(),
-                value=encoded,
-                op=op,
-                table=table,
-                identity=ChangeIdentity(self._epoch, lsn, ordinal, sub_index),
-                related_key=None if related_key is None else related_key.encode(),
-                committed_at=transaction.committed_at,
-                delivery=self._delivered,
-            )
+            self._make(key.encode(), encoded, Operation.MESSAGE, None, identity, None, committed_at, self._delivered)
         )
         self._delivered += 1
-        self._undelivered += 1
-        self.payload_bytes += len(encoded)
 
     def _number_events(self) -> None:
-        if self._undelivered:
-            self._tracker.deliver(self._undelivered)
-            self._undelivered = 0
+        """Tell the tracker of the events made since the last time."""
+        if (count := self._delivered - self._tracker.delivered) > 0:
+            self._tracker.deliver(count)
 
     def _broken(self, frame: bytes, error: Exception) -> SourceError:
         lsn = Lsn(_u64(frame, 1)[0]) if len(frame) >= 9 else None
@@ -323,19 +313,19 @@ class ChangeBuilder(Generic[T]):
         )
 
 
-_BuildRow = Callable[[bytes, RelationState, "_RelationParts", str, int], None]
-
-
 @final
-class _RelationParts:
+class _RelationInTransaction:
     """What the events of one relation share within one transaction."""
 
-    __slots__ = ("events", "head", "middle")
+    __slots__ = ("codec", "events", "head", "ignored", "middle", "table", "tail")
 
-    def __init__(self, head: str, middle: str) -> None:
-        self.head = head
-        self.middle = middle
+    def __init__(self, state: RelationState, transaction: _Transaction, last_end_lsn: int | None) -> None:
+        self.codec = state.codec
+        self.ignored = state.ignored
+        self.table = state.table
         self.events = 0
+        self.head, self.middle = state.source_parts(transaction.commit_time_us, transaction.xid, last_end_lsn)
+        self.tail = f'{state.source_tail},"transaction":{{"id":"{transaction.id}","total_order":'
 
 
 @final
@@ -343,7 +333,7 @@ class _Transaction:
     """The transaction that the stream is in, or was in last."""
 
     __slots__ = (
-        "commit_lsn", "commit_time_us", "committed_at", "events", "id", "open", "ordinal", "origin", "parts", "xid",
+        "commit_lsn", "commit_time_us", "committed_at", "events", "id", "open", "ordinal", "origin", "relations", "xid",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -359,19 +349,15 @@ class _Transaction:
         self.id = f"{xid}:{commit_lsn}"  # one for the whole transaction; Debezium's differs from event to event
         self.ordinal = 0
         self.events = 0
-        self.parts: dict[int, _RelationParts] = {}
-        self.origin = _origin_text(None, None, commit_lsn)
+        self.relations: dict[int, _RelationInTransaction] = {}
+        self.origin = _origin_text("null", "null", commit_lsn)
 
     def set_origin(self, name: str, lsn: int) -> None:
-        self.origin = _origin_text(name, lsn, self.commit_lsn)
+        self.origin = _origin_text(json.dumps(name, ensure_ascii=False), str(int(lsn)), self.commit_lsn)
 
 
-def _origin_text(name: str | None, lsn: int | None, commit_lsn: int) -> str:
-    origin = "null" if name is None else json.dumps(name, ensure_ascii=False)
-    origin_lsn = "null" if lsn is None else str(int(lsn))
-    return (
-        f',"xmin":null,"origin":{origin},"origin_lsn":{origin_lsn},"commit_lsn":{int(commit_lsn)},"ordinal":'
-    )
+def _origin_text(origin: str, origin_lsn: str, commit_lsn: int) -> str:
+    return f',"xmin":null,"origin":{origin},"origin_lsn":{origin_lsn},"commit_lsn":{commit_lsn},"ordinal":'
 
 
 def _message_key(message: Message, member: str | None) -> str:

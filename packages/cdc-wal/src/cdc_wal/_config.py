@@ -15,6 +15,9 @@ from cdc_core import ConfigError, TableId
 
 from ._conninfo import parse_dsn, without_secrets
 
+OPERATIONS = ("insert", "update", "delete", "truncate")
+"""What a publication may publish, in PostgreSQL's words."""
+
 Seconds = Annotated[float, Gt(0)]
 # NAMEDATALEN - 1: the server cuts longer names, and would then not find them again
 Name = Annotated[str, MinLen(1), MaxLen(63)]
@@ -73,7 +76,7 @@ class WalConfig:
     tables: tuple[TableId | str, ...] = ()
     schemas: tuple[str, ...] = ()
     all_tables: bool = False
-    operations: tuple[str, ...] = ("insert", "update", "delete", "truncate")
+    operations: tuple[str, ...] = OPERATIONS
     failover: bool = False
     message_keys: Mapping[str, str] = field(default_factory=dict[str, str])
     cdc_schema: Name = "cdc"
@@ -101,10 +104,10 @@ class WalConfig:
                 remedy="use lower-case letters, digits and underscores only",
             )
         self._check_selection()
-        unknown = sorted(set(self.operations) - {"insert", "update", "delete", "truncate"})
+        unknown = set(self.operations) - set(OPERATIONS)
         if unknown or not self.operations:
             raise ConfigError(
-                f"operations is {self.operations!r}", remedy="one or more of insert, update, delete, truncate"
+                f"operations is {self.operations!r}", remedy=f"one or more of {', '.join(OPERATIONS)}"
             )
         if self.max_buffered_bytes < self.max_batch_bytes:
             raise ConfigError(

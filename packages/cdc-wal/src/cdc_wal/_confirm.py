@@ -43,6 +43,11 @@ class ConfirmTracker:
         return not self._in_transaction and self._acks.in_flight == 0
 
     @property
+    def delivered(self) -> int:
+        """How many events were numbered."""
+        return self._acks.delivered
+
+    @property
     def in_flight(self) -> int:
         """How many deliveries wait for the contiguous prefix of done ones to reach them."""
         return self._acks.in_flight

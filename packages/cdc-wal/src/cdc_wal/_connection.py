@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import NoReturn, final
@@ -91,7 +92,9 @@ class Connection:
         self._readable = Readiness(lambda: anyio.wait_readable(pgconn.socket))
         self._writable = Readiness(lambda: anyio.wait_writable(pgconn.socket))
         pgconn.nonblocking = 1
-        pgconn.notice_handler = self._on_notice
+        # weak, since psycopg's compiled PGconn is out of the garbage collector's sight: a cycle would never be freed
+        on_notice = weakref.WeakMethod(self._on_notice)
+        pgconn.notice_handler = lambda result: found(result) if (found := on_notice()) is not None else None
 
     @property
     def backend_pid(self) -> int:
@@ -104,9 +107,24 @@ class Connection:
         return self.pgconn.server_version
 
     @property
+    def database(self) -> str:
+        """The name of the database."""
+        return self.pgconn.db.decode()
+
+    @property
     def closed(self) -> bool:
         """Whether the session is over."""
         return self._closed
+
+    def alive(self) -> bool:
+        """Look, without waiting, whether an idle session is still there; one that the server ended is closed."""
+        if not self._closed:
+            with suppress(CdcError):
+                self.consume_input()
+                self.pgconn.is_busy()  # makes libpq parse what has come, a farewell among it
+        if not self._closed and (self._farewell is not None or self.pgconn.status == pq.ConnStatus.BAD):
+            self.close()
+        return not self._closed
 
     def setting(self, name: str) -> str | None:
         """Return a setting that the server reports to clients (`TimeZone`, `in_hot_standby`), None if it does not."""
@@ -202,7 +220,9 @@ class Connection:
         while True:
             await self.wait_readable()
             self.consume_input()
-            self.pgconn.notifies()  # makes libpq parse what has come, an error of an idle session among it
+            self.pgconn.is_busy()  # makes libpq parse what has come, an error of an idle session among it
+            if self._farewell is not None:
+                raise self._lost(None)
 
     async def wait_readable(self) -> None:
         """Wait until the socket may have something to read; several tasks may wait, and any may wake in vain."""

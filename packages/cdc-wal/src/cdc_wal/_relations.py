@@ -17,7 +17,7 @@ CONNECTOR = "cdc-wal"
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class SourceName:
     """What is the same in the `source` of every event of one reader: its name and its database."""
 
     name: str
@@ -33,12 +33,12 @@ class RelationState:
 
     __slots__ = ("_constants", "codec", "ignored", "relation", "source_tail", "table")
 
-    def __init__(self, relation: Relation, codec: RowCodec, origin: Origin, *, ignored: bool) -> None:
+    def __init__(self, relation: Relation, codec: RowCodec, source: SourceName, *, ignored: bool) -> None:
         self.relation = relation
         self.table = TableId(relation.schema, relation.name)
         self.codec = codec
         self.ignored = ignored
-        self._constants = source_constants(origin, self.table)
+        self._constants = source_constants(source, self.table)
         self.source_tail = f',"replica_identity":"{relation.replica_identity.name.lower()}"}}'
 
     def source_parts(self, commit_time_us: int, xid: int, last_end_lsn: int | None) -> tuple[str, str]:
@@ -46,9 +46,9 @@ class RelationState:
         return source_parts(self._constants, commit_time_us, xid, last_end_lsn)
 
 
-def source_constants(origin: Origin, table: TableId | None) -> tuple[str, str, str]:
+def source_constants(source: SourceName, table: TableId | None) -> tuple[str, str, str]:
     """Return the parts of `source` that are the same for all events of a table (None: of messages)."""
-    name, database = _json(origin.name), _json(origin.database)
+    name, database = _json(source.name), _json(source.database)
     schema, table_name = (_json(table.schema), _json(table.name)) if table else ('""', '""')
     return (
         f'{{"version":"{__version__}","connector":"{CONNECTOR}","name":{name},"ts_ms":',
@@ -88,11 +88,11 @@ def key_columns(relation: Relation, chosen: Sequence[str]) -> tuple[str, ...]:
 
 
 def make_relation_state(
-    relation: Relation, types: TypeRegistry, key: Sequence[str], origin: Origin, *, cdc_schema: str
+    relation: Relation, types: TypeRegistry, key: Sequence[str], source: SourceName, *, cdc_schema: str
 ) -> RelationState:
     """Make the state of a relation whose types and key are resolved."""
     codec = RowCodec(relation, types, key_columns(relation, key))
-    return RelationState(relation, codec, origin, ignored=relation.schema == cdc_schema)
+    return RelationState(relation, codec, source, ignored=relation.schema == cdc_schema)
 
 
 def _json(text: str) -> str:

@@ -1,0 +1,61 @@
+"""When to try again, and when an error is final (rule 11). No I/O."""
+
+from __future__ import annotations
+
+from typing import final
+
+from cdc_core import AccessError, Backoff, CdcError, RetryPolicy
+
+from ._config import WalConfig
+from ._errors import SlotInUse
+
+_ACCESS_TRIES = 3
+_BACKOFF = RetryPolicy(initial_delay_seconds=0.1, max_delay_seconds=10.0)
+# A slot whose owner died or was cut off is freed within the owner's wal_sender_timeout; this much is added for it.
+_GRACE_SECONDS = 5.0
+_STANDBY_POLL_SECONDS = 0.5
+
+
+@final
+class Reconnects:
+    """Decides about each failed connection of one reader."""
+
+    def __init__(self, config: WalConfig) -> None:
+        self._config = config
+        self._backoff = Backoff(_BACKOFF)
+        self._access_failures = 0
+        self._busy_since: float | None = None
+
+    def healthy(self) -> None:
+        """The connection works: delays start over."""
+        self._backoff.reset()
+        self._access_failures = 0
+        self._busy_since = None
+
+    def delay_seconds(self, error: CdcError, *, now: float) -> float:
+        """Return how long to wait before the next try.
+
+        - `now`: monotonic, in seconds.
+
+        Raises:
+            CdcError: `error` itself, where trying again is of no use.
+        """
+        if isinstance(error, SlotInUse):
+            return self._slot_delay_seconds(error, now=now)
+        self._busy_since = None
+        if isinstance(error, AccessError) and not error.retryable:
+            # a rotated password may reach the provider later than the server
+            self._access_failures += 1
+            if self._access_failures >= _ACCESS_TRIES:
+                raise error
+        elif not error.retryable:
+            raise error
+        return self._backoff.next_delay_seconds()
+
+    def _slot_delay_seconds(self, error: SlotInUse, *, now: float) -> float:
+        if self._busy_since is None:
+            self._busy_since = now
+        waited = now - self._busy_since
+        if not self._config.wait_for_slot and waited > self._config.wal_sender_timeout_seconds + _GRACE_SECONDS:
+            raise error
+        return _STANDBY_POLL_SECONDS

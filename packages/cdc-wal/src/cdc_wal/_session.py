@@ -1,0 +1,477 @@
+"""One replication connection to a slot, from connecting to leaving: reads, reports, and watches the server."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar, final
+
+import anyio
+from anyio.abc import TaskGroup
+from cdc_core import CdcError, Epoch, PartitionLost, TableId
+from cdc_pgoutput import Decoder, Lsn, Relation, StandbyStatusUpdate, TypeRegistry
+
+from ._catalog import relation_key, type_infos
+from ._changes import ChangeBuilder, MakeEvent
+from ._config import WalConfig
+from ._confirm import ConfirmTracker
+from ._connection import Connection, PasswordProvider, open_connection
+from ._errors import ConnectionLost, Gap, PublicationMissing, ServerStopping, SlotLost
+from ._relations import SourceName, RelationState, make_relation_state
+from ._replication import ReplicationStream
+from ._side_connection import SideConnection, open_side_connection
+from ._slots import identify_system, inspect_slot, slot_in_use, stream_error, verify_slot
+from ._tasks import open_task_group
+
+T = TypeVar("T")
+
+_LEAVE_TIMEOUT_SECONDS: Final = 5.0
+_WATCH_RETRY_SECONDS: Final = 1.0
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaChange:
+    """A table's columns are not what they were; told before the first row of the new shape.
+
+    - `old`, `new`: name and type OID of each column, in table order.
+    """
+
+    table: TableId
+    old: tuple[tuple[str, int], ...]
+    new: tuple[tuple[str, int], ...]
+
+
+SchemaChangeHook = Callable[[SchemaChange], Awaitable[None]]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """Where an earlier connection of the same run stood: its epoch, and what it had confirmed."""
+
+    epoch: Epoch
+    confirmed_lsn: Lsn
+
+
+@asynccontextmanager
+async def open_session(
+    config: WalConfig,
+    *,
+    password: PasswordProvider | None,
+    resume: Resume | None,
+    make: Callable[[Epoch], MakeEvent[T]],
+    mark_end: Callable[[T], T] | None = None,
+    on_schema_change: SchemaChangeHook | None = None,
+) -> AsyncIterator[SlotSession[T]]:
+    """Connect to the slot and stream it; leaving confirms what is done, ends the stream and disconnects.
+
+    - `resume`: where to go on; None on the first start, where the slot itself knows.
+    - `make`: makes the maker of events for this connection's epoch; `mark_end`: marks a transaction's last event.
+
+    Raises:
+        SlotInUse: another reader holds the slot.
+        SlotMissing, PublicationMissing, WrongPlugin, SlotLost: as their names say.
+        ConnectionLost, AccessError, ConfigError: as `open_connection`.
+    """
+    timeout_ms = round(config.wal_sender_timeout_seconds * 1000)
+    async with (
+        open_connection(
+            config.dsn,
+            password=password,
+            replication=True,
+            application_name=config.application_name,
+            connect_timeout_seconds=config.connect_timeout_seconds,
+            session={"wal_sender_timeout": f"{timeout_ms}ms"},
+        ) as connection,
+        open_side_connection(config, password=password) as side,
+    ):
+        system = await identify_system(connection)
+        epoch = Epoch(system.system_id, system.timeline, config.slot_name, fingerprint(config))
+        slot_lsn = await _look(side, config, system.database or "")
+        start = _start_lsn(config, resume, epoch, slot_lsn)
+        stream = ReplicationStream(connection)
+        try:
+            await stream.start(config.slot_name, start, _options(config))
+        except CdcError as error:
+            raise stream_error(error, config=config, streaming=False) from error
+        session = SlotSession(
+            config,
+            stream,
+            side,
+            epoch=epoch,
+            database=system.database or "",
+            start=max(start, slot_lsn),
+            make=make(epoch),
+            mark_end=mark_end,
+            password=password,
+            on_schema_change=on_schema_change,
+        )
+        async with open_task_group() as tasks:
+            session.run_in(tasks)
+            try:
+                yield session
+            finally:
+                with anyio.move_on_after(_LEAVE_TIMEOUT_SECONDS, shield=True):
+                    await session.leave()
+
+
+@final
+class SlotSession(Generic[T]):
+    """A running replication connection; received from `open_session`.
+
+    The receiving never waits for whoever takes the batches: at `max_buffered_bytes` it pauses the socket, and status
+    updates go out on their own clock all the same.
+    """
+
+    def __init__(
+        self,
+        config: WalConfig,
+        stream: ReplicationStream,
+        side: SideConnection,
+        *,
+        epoch: Epoch,
+        database: str,
+        start: Lsn,
+        make: MakeEvent[T],
+        mark_end: Callable[[T], T] | None,
+        password: PasswordProvider | None,
+        on_schema_change: SchemaChangeHook | None,
+    ) -> None:
+        self.epoch = epoch
+        self.database = database
+        self.server_stopping = anyio.Event()
+        self.ended = anyio.Event()
+        self._config = config
+        self._stream = stream
+        self._side = side
+        self._password = password
+        self._on_schema_change = on_schema_change
+        self._source_name = SourceName(name=config.slot_name, database=database)
+        self._tracker = ConfirmTracker(start)
+        self._decoder = Decoder(protocol_version=1, types=TypeRegistry())
+        self._builder = ChangeBuilder(
+            epoch=epoch,
+            source=self._source_name,
+            decoder=self._decoder,
+            tracker=self._tracker,
+            make=make,
+            message_keys=dict(config.message_keys),
+            now_us=lambda: time.time_ns() // 1000,
+            max_bytes=config.max_batch_bytes,
+            mark_end=mark_end,
+        )
+        self._resolved: dict[Relation, RelationState] = {}
+        self._shapes: dict[int, Relation] = {}
+        self._batches: deque[tuple[list[T], int]] = deque()
+        self._buffered_bytes = 0
+        self._paused = False
+        self._intake = anyio.CancelScope()
+        self._closed = False
+        self._left = False
+        self._failure: CdcError | None = None
+        self._changed = anyio.Event()  # something for whoever takes batches
+        self._room = anyio.Event()  # something for the receiving
+        self._report = anyio.Event()  # something for the reporting
+        self._reported_lsn = Lsn(0)
+        self._heard_at = time.monotonic()
+        self._silent_ticks = 0
+
+    @property
+    def confirmed_lsn(self) -> Lsn:
+        """The LSN up to which all is done; it has been reported, or is about to be."""
+        return self._tracker.flush_lsn
+
+    @property
+    def in_flight(self) -> int:
+        """How many events are numbered and not yet covered by the contiguous done prefix."""
+        return self._tracker.in_flight
+
+    @property
+    def failure(self) -> CdcError | None:
+        """What broke the connection, None while it holds."""
+        return self._failure
+
+    @property
+    def heard_at(self) -> float:
+        """When the server was last heard, by `time.monotonic()`."""
+        return self._heard_at
+
+    @property
+    def buffered_events(self) -> int:
+        """How many events wait to be taken."""
+        return sum(len(events) for events, _ in self._batches)
+
+    def run_in(self, tasks: TaskGroup) -> None:
+        """Start the receiving, the reporting and the watching in a task group that outlives the session."""
+        tasks.start_soon(self._guard, self._receive)
+        tasks.start_soon(self._guard, self._report_status)
+        tasks.start_soon(self._guard, self._watch_server)
+
+    async def next_batch(self) -> list[T] | None:
+        """Wait for the next batch, never empty, and take it; None once the intake is closed.
+
+        Raises:
+            CdcError: the connection broke, or the server sent what cannot be decoded; what was buffered is dropped.
+        """
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if self._closed:
+                return None
+            if self._batches:
+                events, size = self._batches.popleft()
+                self._buffered_bytes -= size
+                self._room.set()
+                return events
+            self._changed = anyio.Event()
+            await self._changed.wait()
+
+    def close_intake(self) -> None:
+        """Take nothing more from the server; what is buffered and not taken is dropped."""
+        self._closed = True
+        self._batches.clear()
+        self._intake.cancel()
+        self._changed.set()
+
+    def done(self, first: int, count: int) -> int:
+        """Record that `count` events from number `first` on are done; return how many were not before.
+
+        Raises:
+            PartitionLost: the connection is lost: another reader may own the slot by now.
+        """
+        if self._failure is not None or self._left:
+            raise PartitionLost(
+                "the replication connection is gone", where={"slot": self._config.slot_name}
+            ) from self._failure
+        added = self._tracker.done(first, count)
+        if self._tracker.flush_lsn > self._reported_lsn:
+            self._report.set()
+        return added
+
+    async def flush(self) -> None:
+        """Report what is done now.
+
+        Raises:
+            ConnectionLost: the connection broke.
+        """
+        await self._send_status()
+
+    async def leave(self) -> None:
+        """Report what is done, and end the stream so that the server has read the report. The caller bounds it."""
+        self.close_intake()
+        if self._failure is not None:
+            return
+        try:
+            await self._send_status()
+            self._left = True
+            await self._stream.finish()
+        except ConnectionLost as error:
+            self._failure = error
+
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except CdcError as error:
+            if self._failure is None and not self._left:
+                self._failure = stream_error(error, config=self._config, streaming=True)
+                self._batches.clear()
+            self.ended.set()
+            self._changed.set()
+            self._intake.cancel()
+
+    async def _receive(self) -> None:
+        with self._intake:
+            while True:
+                await self._wait_for_room()
+                frames = await self._stream.receive(
+                    max_frames=self._config.max_batch_events, max_bytes=self._config.max_batch_bytes
+                )
+                self._heard_at = time.monotonic()
+                self._silent_ticks = 0
+                index = 0
+                while index < len(frames):
+                    index, relation = self._builder.feed(frames, index)
+                    if relation is not None:
+                        await self._resolve(relation)
+                    else:
+                        self._hand_over()
+                        await self._wait_for_room()
+
+    async def _wait_for_room(self) -> None:
+        while self._buffered_bytes >= self._config.max_buffered_bytes:
+            self._paused = True
+            self._room = anyio.Event()
+            await self._room.wait()
+        self._paused = False
+
+    def _hand_over(self) -> None:
+        size = self._builder.payload_bytes
+        events = self._builder.take()
+        if self._builder.reply_requested or self._tracker.flush_lsn > self._reported_lsn:
+            self._report.set()
+        if not events:
+            return
+        if self._batches and self._has_room(len(events), size):
+            last, last_size = self._batches.pop()
+            last.extend(events)
+            events, size_sum = last, last_size + size
+        else:
+            size_sum = size
+        self._batches.append((events, size_sum))
+        self._buffered_bytes += size
+        self._changed.set()
+
+    def _has_room(self, count: int, size: int) -> bool:
+        events, taken = self._batches[-1]
+        return (
+            len(events) + count <= self._config.max_batch_events
+            and taken + size <= self._config.max_batch_bytes
+        )
+
+    async def _resolve(self, relation: Relation) -> None:
+        state = self._resolved.get(relation)
+        if state is None:
+            async with self._side.use() as connection:
+                for info in await type_infos(connection, self._decoder.unknown_types(relation)):
+                    self._decoder.types.register(info)
+                key = await relation_key(connection, relation.relation_id)
+            state = make_relation_state(
+                relation, self._decoder.types, key.columns, self._source_name, cdc_schema=self._config.cdc_schema
+            )
+            self._resolved[relation] = state
+        before = self._shapes.get(relation.relation_id)
+        self._shapes[relation.relation_id] = relation
+        if self._on_schema_change is not None and before is not None and before.columns != relation.columns:
+            await self._on_schema_change(
+                SchemaChange(
+                    table=state.table,
+                    old=tuple((column.name, column.type_oid) for column in before.columns),
+                    new=tuple((column.name, column.type_oid) for column in relation.columns),
+                )
+            )
+        self._builder.resolve(relation, state)
+
+    async def _report_status(self) -> None:
+        """Report on our own clock, a quarter of the server's timeout, and soon after progress."""
+        interval = self._config.wal_sender_timeout_seconds / 4
+        while True:
+            with anyio.move_on_after(interval) as timer:
+                await self._until(lambda: self._builder.reply_requested or self.confirmed_lsn > self._reported_lsn)
+            if timer.cancelled_caught:
+                self._check_silence()
+            await self._send_status(reply_requested=self._silent_ticks >= 2)
+            with anyio.move_on_after(self._config.commit_interval_seconds):  # let progress add up
+                await self._until(lambda: self._builder.reply_requested)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._report = anyio.Event()
+            await self._report.wait()
+
+    def _check_silence(self) -> None:
+        """Count ticks, not time: a loop that was blocked for long has heard nothing and proves nothing."""
+        if self._paused:
+            self._silent_ticks = 0  # we are the ones who do not listen
+            return
+        self._silent_ticks += 1
+        if self._silent_ticks > 4:
+            raise ConnectionLost(
+                f"the server was silent for {self._config.wal_sender_timeout_seconds:g} s, and did not answer when asked",
+                where={"slot": self._config.slot_name},
+            )
+
+    async def _send_status(self, *, reply_requested: bool = False) -> None:
+        flush_lsn = self._tracker.flush_lsn
+        self._builder.reply_requested = False
+        await self._stream.send_status(
+            StandbyStatusUpdate(
+                flush_lsn=flush_lsn,
+                write_lsn=self._tracker.received_lsn,
+                timestamp_us=time.time_ns() // 1000,
+                reply_requested=reply_requested,
+            )
+        )
+        self._reported_lsn = max(self._reported_lsn, flush_lsn)
+
+    async def _watch_server(self) -> None:
+        """Learn of a fast shutdown: the walsender waits for our confirmation without a word, a plain session hears it."""
+        while True:
+            try:
+                async with self._open_plain() as connection:
+                    await connection.watch()
+            except ServerStopping:
+                if await self._is_going_down():
+                    self.server_stopping.set()
+                    return
+            except CdcError:
+                # the replication connection finds out for itself whether the server is gone
+                await anyio.sleep(_WATCH_RETRY_SECONDS)
+
+    async def _is_going_down(self) -> bool:
+        """Tell a shutdown from one terminated session: only a server that goes down refuses the next one."""
+        try:
+            async with self._open_plain():
+                return False
+        except ConnectionLost:
+            return True
+        except CdcError:
+            return False
+
+    def _open_plain(self) -> AbstractAsyncContextManager[Connection]:
+        return open_connection(
+            self._config.dsn,
+            password=self._password,
+            application_name=self._config.application_name,
+            connect_timeout_seconds=self._config.connect_timeout_seconds,
+        )
+
+
+def fingerprint(config: WalConfig) -> str:
+    """Digest the options that change what the server sends: with others, ordinals mean something else."""
+    text = f"publications={config.publication_name};messages=true"
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def _options(config: WalConfig) -> dict[str, str]:
+    name = config.publication_name.replace('"', '""')
+    return {"proto_version": "1", "publication_names": f'"{name}"', "messages": "true"}
+
+
+def _start_lsn(config: WalConfig, resume: Resume | None, epoch: Epoch, slot_lsn: Lsn | None) -> Lsn:
+    """Return where to start: what this run confirmed itself, since the server keeps the slot's own LSN lazily."""
+    if resume is None:
+        return Lsn(0)
+    if resume.epoch.system_id != epoch.system_id:
+        raise SlotLost(
+            "another database cluster answers under the same address",
+            gap=Gap(from_lsn=resume.confirmed_lsn, to_lsn=slot_lsn),
+            where={
+                "slot": config.slot_name,
+                "system_id": epoch.system_id,
+                "expected": resume.epoch.system_id,
+            },
+            remedy="point the dsn at the cluster that the slot belongs to, or begin anew on this one",
+        )
+    if resume.epoch != epoch:
+        return Lsn(0)  # a new timeline: positions of the old one mean nothing on it
+    return resume.confirmed_lsn
+
+
+async def _look(side: SideConnection, config: WalConfig, database: str) -> Lsn:
+    """Check that the slot can be read and is free, and return what it has confirmed."""
+    async with side.use() as connection:
+        state = verify_slot(await inspect_slot(connection, config.slot_name), config=config, database=database)
+        if state.active:
+            raise slot_in_use(config.slot_name, state.active_pid)
+        sql = "SELECT FROM pg_publication WHERE pubname = $1"
+        if await connection.fetch_one(sql, (config.publication_name,)) is None:
+            raise PublicationMissing(
+                f"there is no publication {config.publication_name}",
+                where={"publication": config.publication_name, "slot": config.slot_name},
+            )
+    return state.confirmed_flush_lsn or Lsn(0)

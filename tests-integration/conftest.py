@@ -1,0 +1,40 @@
+"""What the tests against real servers share: the event loops, and the programs shown in the README."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Each async test runs on both event loops."""
+    return str(request.param)
+
+
+def read_program(markdown: str, name: str) -> str:
+    """Return the Python block that follows `<!-- program: NAME -->`.
+
+    Raises:
+        LookupError: there is no such mark with a block right below it.
+    """
+    mark = re.escape(f"<!-- program: {name} -->")
+    found = re.search(rf"^{mark}\n```python\n(.*?)^```$", markdown, flags=re.DOTALL | re.MULTILINE)
+    if found is None:
+        raise LookupError(f"no program called {name!r}")
+    return found.group(1)
+
+
+@pytest.fixture
+def readme_program() -> Callable[[str], str]:
+    """Read a program out of the README as its users see it, by the name in the mark above it."""
+
+    def read(name: str) -> str:
+        return read_program((ROOT / "README.md").read_text(encoding="utf-8"), name)
+
+    return read
