@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pgoutput_bytes as wire
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdc_pgoutput import (
@@ -313,6 +313,7 @@ BINARY_OIDS += [
 BINARY_OIDS += [HSTORE, LTREE, CITEXT]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(BINARY_OIDS), st.binary(max_size=40))
 def test_any_binary_value_is_read_or_refused(oid: int, data: bytes) -> None:
     row = row_of(oid, wire.Binary(data))
