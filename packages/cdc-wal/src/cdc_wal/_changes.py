@@ -92,7 +92,8 @@ class ChangeBuilder(Generic[T]):
         self._mark_end = mark_end
         self._message_constants = source_constants(source, None)
         self.events: list[T] = []
-        self.payload_bytes = 0
+        self.payload_bytes = 0  # keys and values of `events`
+        self.last_bytes = 0
         self.reply_requested = False
         self._delivered = 0  # the number of the next delivery
         self._relations: dict[int, RelationState] = {}
@@ -201,7 +202,8 @@ class ChangeBuilder(Generic[T]):
         ).encode()
         delivery = self._delivered
         self._delivered = delivery + 1
-        self.payload_bytes += len(value)
+        self.last_bytes = len(value) + len(key or "")
+        self.payload_bytes += self.last_bytes
         self.events.append(
             self._make(
                 None if key is None else key.encode(),
@@ -297,7 +299,8 @@ class ChangeBuilder(Generic[T]):
         key = _message_key(message, self._message_keys.get(message.prefix))
         identity = ChangeIdentity(self._epoch, identity_lsn, ordinal)
         encoded = value.encode()
-        self.payload_bytes += len(encoded)
+        self.last_bytes = len(encoded) + len(key)
+        self.payload_bytes += self.last_bytes
         committed_at = transaction.committed_at
         self.events.append(
             self._make(

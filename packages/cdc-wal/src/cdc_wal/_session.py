@@ -25,7 +25,7 @@ from ._errors import ConnectionLost, Gap, PublicationMissing, ServerStopping, Sl
 from ._relations import RelationState, SourceName, make_relation_state
 from ._replication import ReplicationStream
 from ._side_connection import SideConnection, open_side_connection
-from ._slots import identify_system, inspect_slot, slot_in_use, stream_error, verify_slot
+from ._slots import SlotState, identify_system, inspect_slot, slot_in_use, stream_error, verify_slot
 from ._tasks import open_task_group
 
 T = TypeVar("T")
@@ -93,7 +93,10 @@ async def open_session(
     ):
         system = await identify_system(connection)
         epoch = Epoch(system.system_id, system.timeline, config.slot_name, fingerprint(config))
-        slot_lsn = await _look(side, config, system.database or "")
+        slot = await check_slot(side, config)
+        if slot.active:
+            raise slot_in_use(config.slot_name, slot.active_pid)
+        slot_lsn = slot.confirmed_flush_lsn or Lsn(0)
         start = _start_lsn(config, resume, epoch, slot_lsn)
         stream = ReplicationStream(connection)
         try:
@@ -311,19 +314,26 @@ class SlotSession(Generic[T]):
         self._paused = False
 
     def _hand_over(self) -> None:
-        size = self._builder.payload_bytes
+        size, last_size = self._builder.payload_bytes, self._builder.last_bytes
         events = self._builder.take()
         if self._builder.reply_requested or self._tracker.flush_lsn > self._reported_lsn:
             self._report.set()
-        if not events:
-            return
+        if len(events) > 1 and size > self._config.max_batch_bytes:
+            # the builder stops behind the event that is too much
+            last = events.pop()
+            self._put(events, size - last_size)
+            self._put([last], last_size)
+        elif events:
+            self._put(events, size)
+
+    def _put(self, events: list[T], size: int) -> None:
+        """Put events where they are taken from: behind those of the last batch, where there is room in it."""
         if self._batches and self._has_room(len(events), size):
-            last, last_size = self._batches.pop()
+            last, last_size = self._batches[-1]
             last.extend(events)
-            events, size_sum = last, last_size + size
+            self._batches[-1] = (last, last_size + size)
         else:
-            size_sum = size
-        self._batches.append((events, size_sum))
+            self._batches.append((events, size))
         self._buffered_bytes += size
         self._changed.set()
 
@@ -469,18 +479,23 @@ def _start_lsn(config: WalConfig, resume: Resume | None, epoch: Epoch, slot_lsn:
     return resume.confirmed_lsn
 
 
-async def _look(side: SideConnection, config: WalConfig, database: str) -> Lsn:
-    """Check that the slot can be read and is free, and return what it has confirmed."""
+async def check_slot(side: SideConnection, config: WalConfig) -> SlotState:
+    """Check that the slot can be read, whoever holds it now, and that its publication exists; return its state.
+
+    Raises:
+        SlotMissing, PublicationMissing, WrongPlugin, SlotLost: as their names say.
+    """
     async with side.use() as connection:
+        database = await connection.fetch_one("SELECT current_database()")
         state = verify_slot(
-            await inspect_slot(connection, config.slot_name), config=config, database=database
+            await inspect_slot(connection, config.slot_name),
+            config=config,
+            database=(database and database[0]) or "",
         )
-        if state.active:
-            raise slot_in_use(config.slot_name, state.active_pid)
         sql = "SELECT FROM pg_publication WHERE pubname = $1"
         if await connection.fetch_one(sql, (config.publication_name,)) is None:
             raise PublicationMissing(
                 f"there is no publication {config.publication_name}",
                 where={"publication": config.publication_name, "slot": config.slot_name},
             )
-    return state.confirmed_flush_lsn or Lsn(0)
+    return state
