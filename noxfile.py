@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import nox
+import nox.command
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -57,6 +58,18 @@ def wheels_of(packages: Iterable[Package], *, extras: bool = True) -> list[str]:
 def with_python(*folders: str) -> list[str]:
     """Return those folders of the repository that hold Python files already."""
     return [folder for folder in folders if any((ROOT / folder).rglob("*.py"))]
+
+
+def run_all(session: nox.Session, commands: Iterable[Sequence[str]]) -> None:
+    """Run every command although one fails, so that one run shows all there is to mend; then fail."""
+    failed: list[str] = []
+    for command in commands:
+        try:
+            session.run(*command)
+        except nox.command.CommandFailed:
+            failed.append(" ".join(command[:3]))
+    if failed:
+        session.error(f"failed: {'; '.join(failed)}")
 
 
 def find_uv() -> str | None:
@@ -121,15 +134,14 @@ def demo(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Check style, the arrows between packages, public names, machine-bound text and the change notes."""
     session.install(*group("lint"))
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
-    for check in ("imports", "api", "text"):
-        session.run("python", f"tools/check_{check}.py")
-    session.run("python", "-m", "pytest", "-q", "tools")
+    commands = [["ruff", "check", "."], ["ruff", "format", "--check", "."]]
+    commands += [["python", f"tools/check_{check}.py"] for check in ("imports", "api", "text")]
+    commands += [["python", "-m", "pytest", "-q", "tools"]]
     for package in WORKSPACE.packages:
-        config = str(package.folder / "towncrier.toml")
-        notes = ["towncrier", "build", "--draft", "--version", "next", "--dir", str(package.folder)]
-        session.run(*notes, "--config", config, silent=True)
+        folder = package.folder.relative_to(ROOT)
+        draft = ["towncrier", "build", "--draft", "--version", "next", "--dir", str(folder)]
+        commands.append([*draft, "--config", str(folder / "towncrier.toml")])
+    run_all(session, commands)
 
 
 @nox.session(reuse_venv=True)
@@ -137,18 +149,19 @@ def types(session: nox.Session) -> None:
     """Check types strictly, with mypy and with pyright, and that every public name has its types."""
     editable = [f"-e{package.folder}{extras_of(package)}" for package in WORKSPACE.packages]
     session.install(*editable, *group("types", "lint", "test", "docs"))
+    commands: list[list[str]] = []
+    # Each package and folder on its own: two of them may have files of one name.
     for package in WORKSPACE.packages:
-        tests = [str(package.tests)] if package.test_files() else []
-        session.run("mypy", str(package.source), *tests)
-    # Each folder on its own: two of them may have files of one name.
+        folders = [package.source, *([package.tests] if package.test_files() else [])]
+        commands.append(["mypy", *(str(folder.relative_to(ROOT)) for folder in folders)])
     programs = with_python("examples", "benchmarks", "emulators", "tests-integration")
-    for folder in programs:
-        session.run("mypy", folder)
-    session.run("mypy", "tools", "docs", "noxfile.py")
+    commands += [["mypy", folder] for folder in programs]
+    commands += [["mypy", "tools", "docs", "noxfile.py"]]
     python = str(Path(session.bin) / "python")
-    session.run("pyright", "--pythonpath", python, "packages", *programs, "tools", "docs", "noxfile.py")
+    commands += [["pyright", "--pythonpath", python, "packages", *programs, "tools", "docs", "noxfile.py"]]
     for package in WORKSPACE.packages:
-        session.run("python", "tools/check_completeness.py", package.import_name)
+        commands.append(["python", "tools/check_completeness.py", package.import_name])
+    run_all(session, commands)
 
 
 def run_pytest(session: nox.Session, python: Sequence[str], folders: Sequence[Path], *options: str) -> None:

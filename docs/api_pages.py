@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -58,8 +58,8 @@ def entry(public: str, name: str, module: ast.Module) -> Iterator[str]:
     yield f".. py:data:: {public}"
 
 
-def re_exports(package: Package) -> Iterator[str]:
-    """Yield the entries of the names that the package's `__init__.py` re-exports, dunder names left out."""
+def re_exports(package: Package) -> Iterator[tuple[str, list[str]]]:
+    """Yield each name that the package's `__init__.py` re-exports, with its entry; dunder names left out."""
     folder = package.source
     for node in ast.parse((folder / "__init__.py").read_text(encoding="utf-8")).body:
         match node:
@@ -70,20 +70,29 @@ def re_exports(package: Package) -> Iterator[str]:
                 for alias in names:
                     name = alias.asname or alias.name
                     if not name.startswith("_"):
-                        yield from entry(f"{package.import_name}.{name}", alias.name, module)
-                        yield ""
+                        yield name, [*entry(f"{package.import_name}.{name}", alias.name, module), ""]
             case _:
                 pass
 
 
 def page(package: Package) -> str:
     """Return a package's page: its own names, then each module without an underscore."""
-    lines = [f"# {package.import_name}", "", "```{eval-rst}", *re_exports(package), "```", ""]
+    entries = dict(re_exports(package))
+    lines = [
+        f"# {package.import_name}",
+        "",
+        "```{eval-rst}",
+        *chain.from_iterable(entries.values()),
+        "```",
+        "",
+    ]
     for module in package.modules():
         if module == package.import_name or any(part.startswith("_") for part in module.split(".")):
             continue
         lines += [f"## {module}", "", "```{eval-rst}", f".. automodule:: {module}"]
-        lines += [*(INDENT + option for option in CLASS), "```", ""]
+        # What the package re-exports has its entry above.
+        options = [*CLASS, f":exclude-members: {', '.join(entries)}"]
+        lines += [*(INDENT + option for option in options), "```", ""]
     return "\n".join(lines)
 
 

@@ -31,6 +31,8 @@ default_role = "code"
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+# An "Attributes:" section would otherwise describe each field a second time.
+napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 nitpicky = True
 # The site is built without a network, so the names of other projects' types lead nowhere. Ours must.
@@ -42,17 +44,23 @@ def resolve_public_name(
 ) -> nodes.Element | None:
     """Lead a reference to `package._module.Name`, as annotations spell it, to the public `package.Name`.
 
-    A type variable is nobody's public name: it stays plain text.
+    A private name, or a type variable, stays plain text. A type that is neither private nor re-exported, but in
+    a public signature, is a dead reference: users could not name what they are given.
     """
     target = str(node.get("reftarget", ""))
-    public = ".".join(part for part in target.split(".") if not part.startswith("_"))
-    if node.get("refdomain") != "py" or public == target:
+    if node.get("refdomain") != "py" or not target.startswith("cdc_"):
         return None
-    domain = env.domains.python_domain
-    found = domain.resolve_xref(env, str(node.get("refdoc")), app.builder, "obj", public, node, content)
-    if found is None and is_type_variable(target):
+    package, _, name = target.partition(".")
+    if name.rpartition(".")[2].startswith("_") or is_type_variable(target):
         return content
-    return found
+    # Without its private modules, or straight in the package where a public module defines it.
+    shown = [part for part in name.split(".") if not part.startswith("_")]
+    for public in (".".join([package, *shown]), f"{package}.{shown[-1]}"):
+        domain = env.domains.python_domain
+        found = domain.resolve_xref(env, str(node.get("refdoc")), app.builder, "obj", public, node, content)
+        if found is not None:
+            return found
+    return None
 
 
 def setup(app: Sphinx) -> None:

@@ -36,6 +36,11 @@ def report(import_name: str) -> dict[str, Any]:
     return dict(json.loads(answer.stdout)["typeCompleteness"])
 
 
+def is_error(diagnostic: dict[str, Any]) -> bool:
+    """Whether this is about a type: a missing docstring is only a warning, and another check's matter."""
+    return str(diagnostic["severity"]) == "error"
+
+
 def main() -> int:
     """Print the score and what is incomplete; return the exit status."""
     name = sys.argv[1]
@@ -47,7 +52,7 @@ def main() -> int:
     incomplete = counts["withAmbiguousType"] + counts["withUnknownType"]
     # What is not exported itself, an attribute or a base class, is often the reason.
     for symbol in found["symbols"] if incomplete else ():
-        for entry in symbol["diagnostics"]:
+        for entry in filter(is_error, symbol["diagnostics"]):
             print(f"{symbol['name']}: {entry['message']}")
     print(f"{name}: {counts['withKnownType']} public names with their types, {incomplete} without")
     return 1 if incomplete else 0

@@ -80,8 +80,10 @@ def import_problems(package: Package, *, extras: bool) -> Iterator[str]:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
-            if extras or module == package.import_name or not package.extras:
-                yield f"{module}: no module {error.name}: its distribution is not declared"
+            # Our own modules come with their package: only a foreign one can be an extra's.
+            own = (error.name or "").partition(".")[0] == package.import_name
+            if own or extras or module == package.import_name or not package.extras:
+                yield f"{module}: there is no {error.name}, and nothing declared brings it"
             else:
                 print(f"{module} needs an extra: {error.name}")
         except Exception:  # noqa: BLE001 -- whatever a module raises when imported is the finding

@@ -29,8 +29,10 @@ def relation(
     name: str = "t",
     xid: bytes = b"",
 ) -> bytes:
-    """Columns are (name, type OID, type modifier, in the replica identity); the first is in it if none says so."""
-    message = b"R" + xid + pack("!I", relation_id) + schema.encode() + b"\0" + name.encode() + b"\0" + identity
+    """Columns are (name, type OID, type modifier, in the identity); the first is in it if none says so."""
+    message = (
+        b"R" + xid + pack("!I", relation_id) + schema.encode() + b"\0" + name.encode() + b"\0" + identity
+    )
     message += pack("!H", len(columns))
     for index, column in enumerate(columns):
         modifier = column[2] if len(column) > 2 else -1

@@ -1,8 +1,8 @@
 """The type table: what is inserted, and the JSON that must come out, for every family of PostgreSQL's types.
 
-One case is a column type, an SQL expression and the JSON value. `text(...)` stands for types that are carried as
-base64 of PostgreSQL's text. `since` is the first server version that accepts the expression, `needs` an extension or
-feature that not every build has.
+One case is a column type, an SQL expression and the JSON value. `text(...)` stands for types that are carried
+as base64 of PostgreSQL's text. `since` is the first server version that accepts the expression, `needs` an
+extension or feature that not every build has.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ NUMBERS = [
     *cases("numeric", ("0", "0"), ("-0.00", "0.00"), ("1.10", "1.10"), ("1e20", "100000000000000000000")),
     *cases("numeric", ("1e-30", "0." + "0" * 29 + "1"), ("-1234567890.0987654321", "-1234567890.0987654321")),
     *cases("numeric", ("repeat('123456789', 112)::numeric", "123456789" * 112), ("10000.0001", "10000.0001")),
-    *cases("numeric", ("'NaN'", "NAN"), ("'Infinity'", "POSITIVE_INFINITY"), ("'-Infinity'", "NEGATIVE_INFINITY")),
+    *cases(
+        "numeric", ("'NaN'", "NAN"), ("'Infinity'", "POSITIVE_INFINITY"), ("'-Infinity'", "NEGATIVE_INFINITY")
+    ),
     *cases("numeric(38,10)", ("1", "1.0000000000")),
     *cases("numeric(5,-2)", ("12345", "12300")),
     *cases("float4", ("0", 0.0), ("'-0'", -0.0), ("1", 1.0), ("0.1", 0.1), ("16777216", 1.6777216e7)),
@@ -75,7 +77,7 @@ NUMBERS = [
     *cases("bool", ("true", True), ("false", False), ("NULL", None)),
 ]
 
-_ESCAPES = "\"\\\b\t\n\f\r\x1f\x7f\u0080\u2028\ufeff\uffff/<>&\U0001f600é"
+_ESCAPES = '"\\\b\t\n\f\r\x1f\x7f\u0080\u2028\ufeff\uffff/<>&\U0001f600é'
 
 TEXTS = [
     *cases("text", ("''", ""), ("'NULL'", "NULL"), ("' a '", " a "), (f"$q${_ESCAPES}$q$", _ESCAPES)),
@@ -87,9 +89,11 @@ TEXTS = [
     *cases('"char"', ("'\\377'", "\\377"), since=16),
     *cases("bytea", ("''", ""), ("'\\x00ff10'", "AP8Q")),
     *cases("xml", ("'<a>é</a>'", "<a>é</a>"), needs="xml"),
-    *cases("json", ("'{\"b\" : 1, \"b\":9007199254740993}'", '{"b" : 1, "b":9007199254740993}')),
+    *cases("json", ('\'{"b" : 1, "b":9007199254740993}\'', '{"b" : 1, "b":9007199254740993}')),
     *cases("json", ("'[\"\\u00e9\\u0000\", 1e400]'", '["\\u00e9\\u0000", 1e400]')),
-    *cases("jsonb", ("'{\"b\":3,\"a\":2}'", '{"a": 2, "b": 3}'), ("'null'", "null"), ("'1e400'", "1" + "0" * 400)),
+    *cases(
+        "jsonb", ('\'{"b":3,"a":2}\'', '{"a": 2, "b": 3}'), ("'null'", "null"), ("'1e400'", "1" + "0" * 400)
+    ),
     *cases("uuid", ("'B68A35A7-17AD-35B3-AF2A-AE46EDB4545A'", "b68a35a7-17ad-35b3-af2a-ae46edb4545a")),
     *cases("inet", ("'10.1.2.3'", "10.1.2.3"), ("'10.1.2.3/24'", "10.1.2.3/24"), ("'::1'", "::1")),
     *cases("inet", ("'2001:db8::ff00:42:8329/64'", "2001:db8::ff00:42:8329/64")),
@@ -102,19 +106,25 @@ TEXTS = [
     *cases("citext", ("'AbC'", "AbC"), needs="citext"),
     *cases("ltree", ("'Top.A_1'", "Top.A_1"), ("''", ""), needs="ltree"),
     *cases("hstore", ("'b=>NULL, a=>1'", '{"a":"1","b":null}'), ("''", "{}"), needs="hstore"),
-    *cases("hstore", ("hstore(E'k\"\\\\', E'v,=>\\x1f\\n')", '{"k\\"\\\\":"v,=>\\u001F\\n"}'), needs="hstore"),
+    *cases(
+        "hstore", ("hstore(E'k\"\\\\', E'v,=>\\x1f\\n')", '{"k\\"\\\\":"v,=>\\u001F\\n"}'), needs="hstore"
+    ),
     *cases("int4range", ("'[1,5]'", "[1,6)"), ("'empty'", "empty"), ("'(,)'", "(,)")),
     *cases("int8range", ("'[1,5)'", "[1,5)")),
     *cases("numrange", ("'(1.50,2]'", "(1.50,2]")),
     *cases("tsrange", ("'[2024-01-01 00:00,)'", '["2024-01-01 00:00:00",)')),
     *cases("tstzrange", ("'[2024-01-01 00:00+02,infinity)'", '["2023-12-31 22:00:00+00",infinity)')),
-    *cases("daterange", ("'[-infinity,infinity]'", "[-infinity,infinity]"), ("'[2024-01-01,]'", "[2024-01-01,)")),
+    *cases(
+        "daterange", ("'[-infinity,infinity]'", "[-infinity,infinity]"), ("'[2024-01-01,]'", "[2024-01-01,)")
+    ),
 ]
 
 MOMENTS = [
     *cases("date", ("'2024-02-29'", "2024-02-29Z"), ("'10000-01-01'", "+10000-01-01Z")),
     *cases("date", ("'5874897-12-31'", "+5874897-12-31Z"), ("'0001-01-01 BC'", "0000-01-01Z")),
-    *cases("date", ("'4713-11-24 BC'", "-4712-11-24Z"), ("'infinity'", "infinity"), ("'-infinity'", "-infinity")),
+    *cases(
+        "date", ("'4713-11-24 BC'", "-4712-11-24Z"), ("'infinity'", "infinity"), ("'-infinity'", "-infinity")
+    ),
     *cases("time", ("'00:00'", "00:00:00Z"), ("'12:34:56'", "12:34:56Z"), ("'12:34:56.7'", "12:34:56.7Z")),
     *cases("time", ("'12:34:56.123456'", "12:34:56.123456Z"), ("'24:00'", "24:00:00Z")),
     *cases("time(0)", ("'12:34:56.7'", "12:34:57Z")),
@@ -202,7 +212,10 @@ ARRAYS = [
     *cases("int8[]", ("'{9007199254740993}'", [2**53 + 1])),
     *cases("oid[]", ("'{4294967295}'", [4294967295])),
     *cases("float4[]", ("'{0.1,NaN}'", [0.1, "NaN"])),
-    *cases("float8[]", ("'{0.30000000000000004,NaN,Infinity,NULL}'", [0.30000000000000004, "NaN", "Infinity", None])),
+    *cases(
+        "float8[]",
+        ("'{0.30000000000000004,NaN,Infinity,NULL}'", [0.30000000000000004, "NaN", "Infinity", None]),
+    ),
     *cases("bool[]", ("'{t,f,NULL}'", [True, False, None])),
     *cases(
         "text[]",
@@ -228,7 +241,10 @@ ARRAYS = [
     *cases("time[]", ("'{24:00}'", ["24:00:00Z"])),
     *cases("timetz[]", ("'{12:34:56+02}'", ["10:34:56Z"])),
     *cases("timestamp[]", ("""'{"2024-03-10 02:30",-infinity}'""", ["2024-03-10T02:30:00Z", "-infinity"])),
-    *cases("timestamptz[]", ("""'{"2024-03-10 02:30+00",infinity}'""", ["2024-03-10T02:30:00.000000Z", "infinity"])),
+    *cases(
+        "timestamptz[]",
+        ("""'{"2024-03-10 02:30+00",infinity}'""", ["2024-03-10T02:30:00.000000Z", "infinity"]),
+    ),
     *cases("timestamptz(0)[]", ("""'{"2024-03-10 02:30+00"}'""", ["2024-03-10T02:30:00Z"])),
     *cases("bytea[]", ("""ARRAY['\\x00ff'::bytea, NULL]""", ["AP8=", None])),
     *cases("mood[]", ("""ARRAY['a', 'b "q"', NULL, '']::mood[]""", ["a", 'b "q"', None, ""])),

@@ -75,7 +75,7 @@ def test_the_binary_form_gives_the_same_json_and_python_value_or_is_refused(
 ) -> None:
     row = binary_rows[major, index].new
     if ALL[index].type in TEXT_ONLY and row._payload[8:9] == b"b":
-        with pytest.raises(DecodeError, match="binary form of type .* is not read") as caught:
+        with pytest.raises(DecodeError, match="is not read") as caught:
             row.to_json()
         assert caught.value.remedy
         with pytest.raises(DecodeError, match="binary form"):

@@ -113,3 +113,8 @@ from ._tuples import UNCHANGED_TOAST as UNCHANGED_TOAST
 from ._tuples import Row as Row
 from ._tuples import UnchangedToast as UnchangedToast
 from ._version import __version__ as __version__
+
+# tracebacks and pickles name the public path
+for _public in [value for value in globals().values() if isinstance(value, type)]:
+    if _public.__module__.startswith(f"{__name__}."):
+        _public.__module__ = __name__

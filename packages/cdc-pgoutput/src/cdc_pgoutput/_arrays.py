@@ -62,11 +62,13 @@ def _parse_tokens(text: str, delimiter: str) -> Nested:
     root: Nested = []
     stack = [root]
     position, previous = 0, ""
-    for match in _tokens(delimiter).finditer(text):
+    pattern = _tokens(delimiter)
+    # match and not finditer, which would search on behind what fits nowhere, in quadratic time
+    while match := pattern.match(text, position):
         mark = match[3]
         token = "v" if mark is None else "," if mark == delimiter else mark
         is_finished = len(stack) == 1 and previous != ""
-        if match.start() != position or token not in _MAY_FOLLOW[previous] or is_finished:
+        if token not in _MAY_FOLLOW[previous] or is_finished:
             break
         position, previous = match.end(), token
         if token == "v":

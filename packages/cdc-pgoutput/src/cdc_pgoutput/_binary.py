@@ -8,104 +8,34 @@ guessed. Readers raise ValueError, IndexError or struct.error for bytes that are
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from datetime import date, timedelta
 from ipaddress import IPv4Address, IPv6Address
-from math import isinf, isnan
 from struct import Struct
 from uuid import UUID
 
 from ._arrays import Nested, array_literal
+from ._binary_scalars import (
+    BinaryReader,
+    expect_size,
+    number,
+    read_bool,
+    read_date,
+    read_float4,
+    read_float8,
+    read_interval,
+    read_money,
+    read_numeric,
+    read_time,
+    read_timetz,
+    timestamp,
+)
 
 __all__ = ["BINARY_READERS", "BinaryReader", "array_from_binary", "range_from_binary"]
-
-BinaryReader = Callable[[bytes], str]
 
 _I16 = Struct("!h")
 _I32 = Struct("!i")
 _U32 = Struct("!I")
 _I64 = Struct("!q")
 _U64 = Struct("!Q")
-_F32 = Struct("!f")
-_F64 = Struct("!d")
-_DAY_US = 86_400_000_000
-
-
-def _exact(data: bytes, size: int) -> None:
-    if len(data) != size:
-        raise ValueError(f"a binary value of {len(data)} bytes where {size} are due")
-
-
-def _number(layout: Struct) -> BinaryReader:
-    def read(data: bytes) -> str:
-        _exact(data, layout.size)
-        return str(layout.unpack(data)[0])
-
-    return read
-
-
-def _bool(data: bytes) -> str:
-    _exact(data, 1)
-    return "ft"[data[0]]
-
-
-def _float_text(value: float, digits: str) -> str:
-    if isnan(value):
-        return "NaN"
-    if isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return digits.removesuffix(".0")
-
-
-def _float8(data: bytes) -> str:
-    _exact(data, 8)
-    (value,) = _F64.unpack(data)
-    return _float_text(value, repr(value))
-
-
-def _float4(data: bytes) -> str:
-    _exact(data, 4)
-    (value,) = _F32.unpack(data)
-    if isnan(value) or isinf(value):
-        return _float_text(value, "")
-    # the fewest digits that give the same single-precision number again; nine always do
-    for precision in range(1, 10):
-        digits = f"{value:.{precision}g}"
-        try:
-            if _F32.pack(float(digits)) == data:
-                return digits
-        except OverflowError:
-            continue
-    raise ValueError("a float4 that no decimal gives again")
-
-
-def _numeric(data: bytes) -> str:
-    count, weight, sign, scale = struct.unpack_from("!HhHH", data)
-    _exact(data, 8 + 2 * count)
-    special = {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}.get(sign)
-    if special is not None:
-        return special
-    if sign not in (0, 0x4000):
-        raise ValueError("a numeric with an unknown sign")
-    groups = struct.unpack_from(f"!{count}H", data, 8)
-    if any(group > 9999 for group in groups):
-        raise ValueError("a numeric digit group over 9999")
-    # groups of four decimal digits; `weight` is the power of 10000 of the first
-    padded = "".join(f"{group:04}" for group in groups)
-    point = (weight + 1) * 4
-    if point <= 0:
-        whole, fraction = "0", "0" * -point + padded
-    else:
-        whole, fraction = padded[:point].ljust(point, "0").lstrip("0") or "0", padded[point:]
-    text = f"{whole}.{fraction[:scale].ljust(scale, '0')}" if scale else whole
-    return f"-{text}" if sign else text
-
-
-def _money(data: bytes) -> str:
-    _exact(data, 8)
-    (cents,) = _I64.unpack(data)
-    whole, rest = divmod(abs(cents), 100)
-    return f"{'-' if cents < 0 else ''}${whole:,}.{rest:02}"
 
 
 def _jsonb(data: bytes) -> str:
@@ -119,7 +49,7 @@ def _bytea(data: bytes) -> str:
 
 
 def _char(data: bytes) -> str:
-    _exact(data, 1)
+    expect_size(data, 1)
     code = data[0]
     if code == 0:
         return ""
@@ -130,100 +60,15 @@ def _uuid(data: bytes) -> str:
     return str(UUID(bytes=data))
 
 
-def _date_text(days: int) -> tuple[str, str]:
-    """A day counted from 2000-01-01, and the era to put behind the time.
-
-    Python's calendar holds the years 1 to 9999; the Gregorian one repeats every 400 years, which are 146,097
-    days.
-    """
-    cycles, rest = divmod(days, 146_097)
-    day = date(2000, 1, 1) + timedelta(days=rest)
-    year = day.year + cycles * 400
-    era = " BC" if year <= 0 else ""
-    shown = 1 - year if year <= 0 else year
-    return f"{shown:04}-{day.month:02}-{day.day:02}", era
-
-
-def _date(data: bytes) -> str:
-    _exact(data, 4)
-    (days,) = _I32.unpack(data)
-    if days == 2**31 - 1:
-        return "infinity"
-    if days == -(2**31):
-        return "-infinity"
-    text, era = _date_text(days)
-    return text + era
-
-
-def _clock(microseconds: int) -> str:
-    seconds, fraction = divmod(microseconds, 1_000_000)
-    digits = f".{fraction:06}".rstrip("0") if fraction else ""
-    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{digits}"
-
-
-def _day_clock(microseconds: int) -> str:
-    if not 0 <= microseconds <= _DAY_US:
-        raise ValueError("a time outside the day")
-    return _clock(microseconds)
-
-
-def _time(data: bytes) -> str:
-    _exact(data, 8)
-    return _day_clock(_I64.unpack(data)[0])
-
-
-def _timetz(data: bytes) -> str:
-    _exact(data, 12)
-    microseconds, west = struct.unpack("!qi", data)
-    east = abs(west)
-    sign = "-" if west > 0 else "+"
-    hours, minutes, seconds = east // 3600, east // 60 % 60, east % 60
-    zone = f"{sign}{hours:02}"
-    if minutes or seconds:
-        zone += f":{minutes:02}"
-    if seconds:
-        zone += f":{seconds:02}"
-    return _day_clock(microseconds) + zone
-
-
-def _timestamp(zone: str) -> BinaryReader:
-    def read(data: bytes) -> str:
-        _exact(data, 8)
-        (microseconds,) = _I64.unpack(data)
-        if microseconds == 2**63 - 1:
-            return "infinity"
-        if microseconds == -(2**63):
-            return "-infinity"
-        days, rest = divmod(microseconds, _DAY_US)
-        day, era = _date_text(days)
-        return f"{day} {_clock(rest)}{zone}{era}"
-
-    return read
-
-
-def _interval(data: bytes) -> str:
-    _exact(data, 16)
-    microseconds, days, months = struct.unpack("!qii", data)
-    # 17 and later: all three at their limits
-    if (microseconds, days, months) == (2**63 - 1, 2**31 - 1, 2**31 - 1):
-        return "infinity"
-    if (microseconds, days, months) == (-(2**63), -(2**31), -(2**31)):
-        return "-infinity"
-    sign = "-" if months < 0 else ""
-    years, rest = divmod(abs(months), 12)
-    clock = f"{'-' if microseconds < 0 else ''}{_clock(abs(microseconds))}"
-    return f"{sign}{years} years {sign}{rest} mons {days} days {clock}"
-
-
 def _bits(data: bytes) -> str:
     (count,) = _I32.unpack_from(data)
-    _exact(data, 4 + (count + 7) // 8)
+    expect_size(data, 4 + (count + 7) // 8)
     return "".join(f"{byte:08b}" for byte in data[4:])[:count]
 
 
 def _network(data: bytes) -> str:
     family, bits, is_cidr, size = data[:4]
-    _exact(data, 4 + size)
+    expect_size(data, 4 + size)
     # PGSQL_AF_INET and PGSQL_AF_INET6
     if family == 2:
         address, full = str(IPv4Address(data[4:])), 32
@@ -247,18 +92,18 @@ def _hardware(data: bytes) -> str:
 
 
 def _point(data: bytes) -> str:
-    _exact(data, 16)
-    return f"({_float8(data[:8])},{_float8(data[8:])})"
+    expect_size(data, 16)
+    return f"({read_float8(data[:8])},{read_float8(data[8:])})"
 
 
 def _tid(data: bytes) -> str:
-    _exact(data, 6)
+    expect_size(data, 6)
     block, offset = struct.unpack("!IH", data)
     return f"({block},{offset})"
 
 
 def _lsn(data: bytes) -> str:
-    _exact(data, 8)
+    expect_size(data, 8)
     high, low = struct.unpack("!II", data)
     return f"{high:X}/{low:X}"
 
@@ -278,7 +123,7 @@ def _hstore(data: bytes) -> str:
         if key is None:
             raise ValueError("an hstore key is null")
         pairs.append(f"{_quoted(key)}=>{'NULL' if value is None else _quoted(value)}")
-    _exact(data, position)
+    expect_size(data, position)
     return ", ".join(pairs)
 
 
@@ -310,8 +155,13 @@ def array_from_binary(element_oid: int, element: BinaryReader | None, delimiter:
         if not 0 <= dimensions <= 6:
             raise ValueError(f"an array of {dimensions} dimensions")
         lengths = [_I32.unpack_from(data, 12 + 8 * index)[0] for index in range(dimensions)]
+        # An empty array has no dimension, an empty int2vector one. Inner ones that are empty would take no bytes
+        # and any number of rounds; all others run out of bytes first.
+        least = 0 if dimensions == 1 else 1
+        if any(length < least for length in lengths):
+            raise ValueError("array dimensions that the value cannot hold")
         elements, end = _read_elements(data, 12 + 8 * dimensions, lengths, element)
-        _exact(data, end)
+        expect_size(data, end)
         return array_literal(elements, delimiter)
 
     return read
@@ -323,9 +173,6 @@ def _read_elements(
     elements: Nested = []
     if not lengths:
         return elements, position
-    # each element takes at least its length word
-    if not 0 <= lengths[0] <= len(data) // 4:
-        raise ValueError(f"an array dimension of {lengths[0]} elements")
     for _ in range(lengths[0]):
         if len(lengths) > 1:
             inner, position = _read_elements(data, position, lengths[1:], element)
@@ -356,7 +203,7 @@ def range_from_binary(bound: BinaryReader | None) -> BinaryReader | None:
         flags = data[0]
         # RANGE_EMPTY 0x01, LB_INC 0x02, UB_INC 0x04, LB_INF 0x08, UB_INF 0x10
         if flags & 0x01:
-            _exact(data, 1)
+            expect_size(data, 1)
             return "empty"
         position = 1
         lower = upper = ""
@@ -366,7 +213,7 @@ def range_from_binary(bound: BinaryReader | None) -> BinaryReader | None:
         if not flags & 0x10:
             item, position = _sized(data, position)
             upper = _range_bound(bound(item or b""))
-        _exact(data, position)
+        expect_size(data, position)
         return f"{'[' if flags & 0x02 else '('}{lower},{upper}{']' if flags & 0x04 else ')'}"
 
     return read
@@ -390,39 +237,39 @@ _TEXT_TYPES = ("text", "varchar", "bpchar", "name", "json", "xml", "citext", "re
 BINARY_READERS: dict[str, BinaryReader] = {
     **dict.fromkeys(_TEXT_TYPES, bytes.decode),
     **dict.fromkeys(("ltree", "lquery", "ltxtquery", "jsonpath"), _versioned_text),
-    **dict.fromkeys(("oid", "xid", "cid"), _number(_U32)),
+    **dict.fromkeys(("oid", "xid", "cid"), number(_U32)),
     **dict.fromkeys(("bit", "varbit"), _bits),
     **dict.fromkeys(("inet", "cidr"), _network),
     **dict.fromkeys(("macaddr", "macaddr8"), _hardware),
-    "bool": _bool,
+    "bool": read_bool,
     "bytea": _bytea,
     "char": _char,
-    "date": _date,
-    "daterange": _range(_date),
-    "float4": _float4,
-    "float8": _float8,
+    "date": read_date,
+    "daterange": _range(read_date),
+    "float4": read_float4,
+    "float8": read_float8,
     "hstore": _hstore,
-    "int2": _number(_I16),
-    "int2vector": _vector(21, _number(_I16)),
-    "int4": _number(_I32),
-    "int4range": _range(_number(_I32)),
-    "int8": _number(_I64),
-    "int8range": _range(_number(_I64)),
-    "interval": _interval,
+    "int2": number(_I16),
+    "int2vector": _vector(21, number(_I16)),
+    "int4": number(_I32),
+    "int4range": _range(number(_I32)),
+    "int8": number(_I64),
+    "int8range": _range(number(_I64)),
+    "interval": read_interval,
     "jsonb": _jsonb,
-    "money": _money,
-    "numeric": _numeric,
-    "numrange": _range(_numeric),
-    "oidvector": _vector(26, _number(_U32)),
+    "money": read_money,
+    "numeric": read_numeric,
+    "numrange": _range(read_numeric),
+    "oidvector": _vector(26, number(_U32)),
     "pg_lsn": _lsn,
     "point": _point,
     "tid": _tid,
-    "time": _time,
-    "timestamp": _timestamp(""),
-    "timestamptz": _timestamp("+00"),
-    "timetz": _timetz,
-    "tsrange": _range(_timestamp("")),
-    "tstzrange": _range(_timestamp("+00")),
+    "time": read_time,
+    "timestamp": timestamp(""),
+    "timestamptz": timestamp("+00"),
+    "timetz": read_timetz,
+    "tsrange": _range(timestamp("")),
+    "tstzrange": _range(timestamp("+00")),
     "uuid": _uuid,
-    "xid8": _number(_U64),
+    "xid8": number(_U64),
 }

@@ -153,7 +153,7 @@ class Decoder:
         try:
             fields, end = walk_tuple(cursor.payload, start, shape.relation.columns)
         except DecodeError as error:
-            raise cursor.error(error.reason, offset=error.offset) from None
+            raise error.within(cursor.tag, cursor.kind) from None
         cursor.offset = end
         return Row(shape, cursor.payload, start - 1, fields, end, old=old, is_key_only=marker == _OLD_KEY)
 

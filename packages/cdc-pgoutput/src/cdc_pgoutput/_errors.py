@@ -45,6 +45,12 @@ class DecodeError(PgOutputError):
         self.column = column
         self.remedy = remedy
 
+    def within(self, tag: int | None, kind: str | None) -> DecodeError:
+        """The same error, of a message whose tag and kind were not known where it was found."""
+        return DecodeError(
+            self.reason, offset=self.offset, tag=tag, kind=kind, column=self.column, remedy=self.remedy
+        )
+
     def __str__(self) -> str:
         where = f"{self.kind or 'message'} at byte {self.offset}"
         if self.tag is not None:

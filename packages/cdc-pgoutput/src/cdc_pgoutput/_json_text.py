@@ -180,8 +180,9 @@ def point_json(text: str) -> str:
     if match is None:
         raise ValueError("not a point")
     x, y = match.groups()
+    json_x, json_y = float_json(x), float_json(y)
     wkb = b64encode(_WKB_POINT.pack(1, 1, float(x), float(y))).decode()
-    return f'{{"x":{float_json(x)},"y":{float_json(y)},"wkb":"{wkb}","srid":null}}'
+    return f'{{"x":{json_x},"y":{json_y},"wkb":"{wkb}","srid":null}}'
 
 
 def vector_json(text: str) -> str:

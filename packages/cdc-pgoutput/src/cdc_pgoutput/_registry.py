@@ -93,6 +93,8 @@ _UNCHANGED_BY_NAME = {
 }
 _HSTORE_UNCHANGED = string_json(f'{{"{UNAVAILABLE}":"{UNAVAILABLE}"}}')
 
+_EXTENSION_NAMES = frozenset({*EXTENSION_STYLES, "lquery", "ltxtquery"})
+
 # Deeper chains of domains and arrays than any catalog has are taken for a cycle.
 _MAX_CHAIN = 32
 
@@ -196,7 +198,9 @@ class TypeRegistry:
                 return _scalar(info.name, STYLES["opaque"], range_from_binary(subtype.from_binary))
             case TypeKind.BASE:
                 style = EXTENSION_STYLES.get(info.name, "opaque")
-                codec = _scalar(info.name, STYLES[style], BINARY_READERS.get(info.name))
+                # only these names: of a type that somebody else calls int4 nobody here knows the binary form
+                reader = BINARY_READERS.get(info.name) if info.name in _EXTENSION_NAMES else None
+                codec = _scalar(info.name, STYLES[style], reader)
                 return replace(codec, unchanged=_HSTORE_UNCHANGED) if style == "hstore" else codec
             case _:
                 return _scalar(info.name, STYLES["opaque"], None)

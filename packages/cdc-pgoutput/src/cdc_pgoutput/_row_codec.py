@@ -52,7 +52,7 @@ _NEW_ROW = 0x4E
 _TEXT = 0x74
 _BINARY = 0x62
 _UNCHANGED = 0x75
-_KINDS = {0x49: "Insert", 0x55: "Update", 0x44: "Delete"}
+_MESSAGES = {"insert": (0x49, "Insert"), "update": (0x55, "Update"), "delete": (0x44, "Delete")}
 
 
 @final
@@ -61,8 +61,9 @@ class RowCodec:
 
     `insert`, `update` and `delete` take the whole pgoutput message; `offset` is that of the byte that
     announces the first tuple: 5, or 9 for a message inside a stream block (protocol 2 and later), which has
-    an xid more. They do not look at the tag and the relation id: whoever chose this codec has. `row_json` and
-    `key_json` take a tuple by the offset of its column count and return the offset behind it.
+    an xid more, or 30 for a whole XLogData frame. They do not look at what stands before: whoever chose this
+    codec has. `row_json` and `key_json` take a tuple by the offset of its column count and return the offset
+    behind it.
 
     Text is JSON without blanks; columns stand in table order, key columns in the order given. A column that
     was not sent with an old key is null. An unchanged TOAST value is filled from the old row where that has
@@ -186,53 +187,45 @@ class RowCodec:
         return FunctionSource(name, names, self.value_codecs, self._key_positions, default_offset)
 
     def _compile(self, source: FunctionSource, **extra: object) -> Any:
-        has_marker = source.name in ("insert", "update", "delete")
         others = [
             partial(_other_value, codec, column.name)
             for codec, column in zip(self.value_codecs, self.relation.columns, strict=True)
         ]
-        return compile_function(
-            source, others=others, fail=partial(self._failure, has_marker=has_marker), **extra
-        )
+        return compile_function(source, others=others, fail=partial(self._failure, source.name), **extra)
 
-    def _failure(self, payload: bytes, offset: int, error: Exception, *, has_marker: bool) -> DecodeError:
+    def _failure(self, function: str, payload: bytes, offset: int, error: Exception) -> DecodeError:
         """Say what was wrong, by reading the same bytes again slowly.
 
         The generated code only notices that something is: it keeps no account of where it stands.
         """
-        tag = payload[0] if has_marker and payload else None
-        kind = _KINDS.get(tag) if tag is not None else None
+        # not payload[0]: what precedes the tuples may be the header of a replication frame
+        tag, kind = _MESSAGES.get(function, (None, None))
         try:
-            self._inspect(payload, offset, has_marker=has_marker)
+            if kind is None:
+                self._inspect_tuple(payload, offset)
+            else:
+                self._inspect_message(function, payload, offset)
         except DecodeError as found:
-            return DecodeError(
-                found.reason,
-                offset=found.offset,
-                tag=tag,
-                kind=kind,
-                column=found.column,
-                remedy=found.remedy,
-            )
+            return found.within(tag, kind)
         return DecodeError(f"not readable ({type(error).__name__})", offset=offset, tag=tag, kind=kind)
 
-    def _inspect(self, payload: bytes, offset: int, *, has_marker: bool) -> None:
-        columns = self.relation.columns
-        if not has_marker:
-            fields, _ = walk_tuple(payload, offset, columns)
-            self._inspect_values(payload, fields)
-            return
-        while True:
-            marker = payload[offset] if 0 <= offset < len(payload) else None
-            if marker not in (_OLD_KEY, _OLD_ROW, _NEW_ROW):
-                raise DecodeError("a tuple is announced by K, O or N", offset=offset)
-            fields, end = walk_tuple(payload, offset + 1, columns)
-            self._inspect_values(payload, fields)
-            if marker == _NEW_ROW or end >= len(payload):
-                break
-            offset = end
-        if end != len(payload):
-            raise DecodeError(f"{len(payload) - end} bytes follow the end of the message", offset=end)
-        raise DecodeError("the tuples are not those of this message", offset=offset)
+    def _inspect_message(self, function: str, payload: bytes, offset: int) -> None:
+        has_old = payload[offset : offset + 1] in (b"K", b"O")
+        expected = (
+            ("KO",) if function == "delete" else ("KO", "N") if function == "update" and has_old else ("N",)
+        )
+        for markers in expected:
+            marker = payload[offset : offset + 1].decode("latin-1")
+            if not marker or marker not in markers:
+                raise DecodeError(f"a tuple of kind {' or '.join(markers)} is due", offset=offset)
+            offset = self._inspect_tuple(payload, offset + 1)
+        if offset != len(payload):
+            raise DecodeError(f"{len(payload) - offset} bytes follow the end of the message", offset=offset)
+
+    def _inspect_tuple(self, payload: bytes, offset: int) -> int:
+        fields, end = walk_tuple(payload, offset, self.relation.columns)
+        self._inspect_values(payload, fields)
+        return end
 
     def _inspect_values(self, payload: bytes, fields: list[Field]) -> None:
         for codec, column, (kind, start, end) in zip(

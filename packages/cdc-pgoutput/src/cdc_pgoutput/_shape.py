@@ -54,7 +54,6 @@ class Shape:
             raise DecodeError(
                 _reason(error),
                 offset=start,
-                tag=payload[0],
                 column=self.relation.columns[index].name,
                 remedy="ask the server for text (binary 'false')"
                 if codec.from_binary is None and is_binary

@@ -24,6 +24,7 @@ _NULL = 0x6E
 _UNCHANGED = 0x75
 _TEXT = 0x74
 _BINARY = 0x62
+_MESSAGE_KINDS = {0x49: "Insert", 0x55: "Update", 0x44: "Delete"}
 
 # kind byte, first and one past the last byte of the value
 Field: TypeAlias = tuple[int, int, int]
@@ -127,7 +128,10 @@ class Row:
         codec = self._shape.codec()
         if self._old is not None:
             return codec.update(self._payload, self._old._marker)[1].encode()
-        return codec.row_json(self._payload, self._start)[0].encode()
+        try:
+            return codec.row_json(self._payload, self._start)[0].encode()
+        except DecodeError as error:
+            raise self._located(error) from error.__cause__
 
     def values(self) -> tuple[object, ...]:
         """The columns' values in table order; `UNCHANGED_TOAST` for those that neither row was sent with."""
@@ -143,7 +147,14 @@ class Row:
             return None
         if kind == _UNCHANGED:
             return self._from_old(index)
-        return self._shape.python_value(index, self._payload, start, end, is_binary=kind == _BINARY)
+        try:
+            return self._shape.python_value(index, self._payload, start, end, is_binary=kind == _BINARY)
+        except DecodeError as error:
+            raise self._located(error) from error.__cause__
+
+    def _located(self, error: DecodeError) -> DecodeError:
+        tag = self._payload[0]
+        return error.within(tag, _MESSAGE_KINDS.get(tag))
 
     def _from_old(self, index: int) -> object:
         old = self._old

@@ -2,8 +2,8 @@
 
     python regenerate.py "host=/tmp port=5432 user=postgres"
 
-The server needs wal_level = logical, max_prepared_transactions > 0, logical_decoding_work_mem = 64kB and a superuser;
-a database and slots are made and dropped again. Needs psycopg. One set of files per major version.
+The server needs wal_level = logical, max_prepared_transactions > 0, logical_decoding_work_mem = 64kB and a
+superuser; a database and slots are made and dropped again. Needs psycopg. One set of files per major version.
 
 A capture is a sequence of CopyData payloads, each behind its length in 4 bytes. `values-N.json` holds, in the
 order of the rows of `values-N.capture`, what SELECT printed for each, with the catalog's rows of the
@@ -46,7 +46,10 @@ ALTER TABLE whole ALTER body SET STORAGE EXTERNAL;
 """
 
 STEPS = [
-    ["INSERT INTO plain VALUES (1, 'a', '2024-02-29 12:34:56.5+00'), (2, NULL, NULL), (3, repeat('x', 9000), now())"],
+    [
+        "INSERT INTO plain VALUES (1, 'a', '2024-02-29 12:34:56.5+00'), (2, NULL, NULL)",
+        "INSERT INTO plain VALUES (3, repeat('x', 9000), now())",
+    ],
     ["UPDATE plain SET body = 'b' WHERE id = 1", "UPDATE plain SET id = 10 WHERE id = 1"],
     ["UPDATE plain SET made = '2024-01-01 00:00+00' WHERE id = 3"],
     ["DELETE FROM plain WHERE id = 2"],
@@ -95,7 +98,9 @@ def record_values(connection: psycopg.Connection, database: str, major: int) -> 
     connection.execute(pgoutput_cases.SETUP)
     available = {"", *("xml" for _ in range(has_xml(connection)))}
     for extension in pgoutput_cases.EXTENSIONS:
-        row = connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = %s", [extension]).fetchone()
+        row = connection.execute(
+            "SELECT 1 FROM pg_available_extensions WHERE name = %s", [extension]
+        ).fetchone()
         if row:
             connection.execute(f"CREATE EXTENSION {extension}")
             available.add(extension)
@@ -139,7 +144,10 @@ def record_changes(connection: psycopg.Connection, database: str, major: int) ->
     connection.execute("SELECT pg_replication_origin_session_setup('elsewhere')")
     run(
         connection,
-        ["SELECT pg_replication_origin_xact_setup('0/AB', now())", "INSERT INTO plain VALUES (77, 'from afar', NULL)"],
+        [
+            "SELECT pg_replication_origin_xact_setup('0/AB', now())",
+            "INSERT INTO plain VALUES (77, 'from afar', NULL)",
+        ],
     )
     connection.execute("SELECT pg_replication_origin_session_reset()")
     connection.execute("SELECT pg_replication_origin_drop('elsewhere')")
@@ -195,14 +203,17 @@ def own_types(connection: psycopg.Connection) -> list[dict[str, object]]:
 def make_slots(connection: psycopg.Connection, *names: str, two_phase: bool) -> None:
     for name in names:
         connection.execute(
-            "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', twophase => %s)", [f"cap_{name}", two_phase]
+            "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', twophase => %s)",
+            [f"cap_{name}", two_phase],
         )
 
 
 def record(
     connection: psycopg.Connection, database: str, name: str, file: str, options: dict[str, str]
 ) -> None:
-    row = connection.execute("SELECT pg_current_wal_flush_lsn()::text, pg_current_wal_insert_lsn() - '0/0'").fetchone()
+    row = connection.execute(
+        "SELECT pg_current_wal_flush_lsn()::text, pg_current_wal_insert_lsn() - '0/0'"
+    ).fetchone()
     assert row is not None
     target = int(row[1])
     frames = list(read(database, f"cap_{name}", options, target))

@@ -24,7 +24,9 @@ T_co = TypeVar("T_co", covariant=True)
 # The frame: 'w', the change's LSN, the server's WAL end, its time; then pgoutput's message.
 # https://www.postgresql.org/docs/current/protocol-replication.html
 _HEADER_BYTES: Final = 25
-_TUPLE_AT: Final = _HEADER_BYTES + 5  # behind the tag and the relation id: the byte that announces the first tuple
+_TUPLE_AT: Final = (
+    _HEADER_BYTES + 5
+)  # behind the tag and the relation id: the byte that announces the first tuple
 _KEEPALIVE: Final = ord("k")
 _ROWS: Final = b"IUD"
 _INSERT, _UPDATE, _ = _ROWS
@@ -61,6 +63,7 @@ class ChangeBuilder(Generic[T]):
     - `make`: makes one event.
     - `message_keys`: prefix of a logical message to the member of its JSON content that is its key.
     - `now_us`: the time of processing in microseconds since 1970, for the outer `ts_*`.
+    - `max_bytes`: of the values of the events that one `feed` makes.
     - `mark_end`: marks the last event of a transaction; the last one made is then held until the next frame tells.
 
     `feed` consumes frames until it meets a relation that is not resolved; the caller resolves it and feeds the rest.
@@ -76,6 +79,7 @@ class ChangeBuilder(Generic[T]):
         make: MakeEvent[T],
         message_keys: dict[str, str],
         now_us: Callable[[], int],
+        max_bytes: int,
         mark_end: Callable[[T], T] | None = None,
     ) -> None:
         self._epoch = epoch
@@ -84,6 +88,7 @@ class ChangeBuilder(Generic[T]):
         self._make = make
         self._message_keys = message_keys
         self._now_us = now_us
+        self._max_bytes = max_bytes
         self._mark_end = mark_end
         self._message_constants = source_constants(source, None)
         self.events: list[T] = []
@@ -116,6 +121,8 @@ class ChangeBuilder(Generic[T]):
     def feed(self, frames: Sequence[bytes], start: int = 0) -> tuple[int, Relation | None]:
         """Consume frames from `start` on; return the next one's index, and the relation to resolve first, if any.
 
+        Stops early once the events made since `take` hold `max_bytes`: an envelope is several times its row.
+
         Raises:
             SourceError: the bytes are not what the protocol says; names what, where and at which LSN.
         """
@@ -133,6 +140,9 @@ class ChangeBuilder(Generic[T]):
                 tag = frame[_HEADER_BYTES]
                 if tag in _ROWS:
                     self._row(frame, tag)
+                    if self.payload_bytes >= self._max_bytes:
+                        self._number_events()
+                        return index + 1, None
                 elif (relation := self._control(frame)) is not None:
                     return index + 1, relation
         except (PgOutputError, struct.error, IndexError) as error:
@@ -267,14 +277,18 @@ class ChangeBuilder(Generic[T]):
             ordinal = transaction.ordinal
             transaction.ordinal += 1
             transaction.events += 1
-            place = f'{{"id":"{transaction.id}","total_order":{transaction.events},"data_collection_order":1}}'
+            place = (
+                f'{{"id":"{transaction.id}","total_order":{transaction.events},"data_collection_order":1}}'
+            )
         else:
             # The LSN of a message that is not transactional is the end of its record, and there the commit record of
             # another transaction may begin (seen on 15): its last byte is in no other record. The stream tells no
             # time for it; the last one that it told stands in.
             identity_lsn = int(message.lsn) - 1
             origin = _origin_text("null", "null", identity_lsn)
-        head, middle = source_parts(self._message_constants, transaction.commit_time_us, xid, self._last_end_lsn)
+        head, middle = source_parts(
+            self._message_constants, transaction.commit_time_us, xid, self._last_end_lsn
+        )
         source = f"{head}{lsn}{middle}{lsn}{origin}{ordinal}}}"
         content = base64.b64encode(message.content).decode()
         body = f'{{"prefix":{json.dumps(message.prefix, ensure_ascii=False)},"content":"{content}"}}'
@@ -286,7 +300,9 @@ class ChangeBuilder(Generic[T]):
         self.payload_bytes += len(encoded)
         committed_at = transaction.committed_at
         self.events.append(
-            self._make(key.encode(), encoded, Operation.MESSAGE, None, identity, None, committed_at, self._delivered)
+            self._make(
+                key.encode(), encoded, Operation.MESSAGE, None, identity, None, committed_at, self._delivered
+            )
         )
         self._delivered += 1
 
@@ -338,7 +354,9 @@ class _Transaction:
         self.commit_time_us = commit_time_us
         self.committed_at = commit_time_us / 1e6
         self.xid = xid
-        self.id = f"{xid}:{commit_lsn}"  # one for the whole transaction; Debezium's differs from event to event
+        self.id = (
+            f"{xid}:{commit_lsn}"  # one for the whole transaction; Debezium's differs from event to event
+        )
         self.ordinal = 0
         self.events = 0
         self.relations: dict[int, _RelationInTransaction] = {}

@@ -58,7 +58,7 @@ def letter_parameters(failed: FailedEvent) -> tuple[Parameter, ...]:
 
 def letter_of(row: Row) -> DeadLetter:
     """Build the letter of a row of all `DEAD_LETTER_COLUMNS`; its event is marked as replayed."""
-    at = dict(zip(DEAD_LETTER_COLUMNS, row, strict=True))
+    at: dict[str, str | None] = dict(zip(DEAD_LETTER_COLUMNS, row, strict=True))
     return DeadLetter(
         id=at["id"] or "",
         event=_event_of(at),

@@ -94,7 +94,7 @@ class PostgresMonitor:
         try:
             async with self._side.use() as connection:
                 state = await inspect_slot(connection, config.slot_name)
-                checks = (
+                checks: tuple[Check, ...] = (
                     Check(name="server", state=CheckState.OK, why="the database answers"),
                     await _publication(connection, config),
                     _slot(state, config),

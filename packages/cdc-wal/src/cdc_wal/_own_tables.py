@@ -8,7 +8,7 @@ from ._config import WalConfig
 from ._conninfo import quote_identifier
 from ._publications import quote_table
 
-DEAD_LETTER_COLUMNS = (
+DEAD_LETTER_COLUMNS: tuple[str, ...] = (
     "id",
     "pipeline",
     "dedup",

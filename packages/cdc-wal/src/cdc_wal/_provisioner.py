@@ -202,7 +202,7 @@ class PostgresProvisioner:
         if not record:
             return []
         await forget(connection, config, SLOT, config.slot_name)
-        others = sorted({item.slot_name for item in record} - {config.slot_name})
+        others = sorted({item.slot_name for item in record if item.kind == SLOT} - {config.slot_name})
         row = await connection.fetch_one(f"SELECT count(*) FROM {quote_table(letters)}")
         count = int((row[0] if row else None) or 0)
         reason = (

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar, final
 
 import anyio
 from anyio.abc import TaskGroup
+
 from cdc_core import CdcError, Epoch, PartitionLost, TableId
 from cdc_pgoutput import Decoder, Lsn, Relation, StandbyStatusUpdate, TypeRegistry
 
@@ -21,7 +22,7 @@ from ._config import WalConfig
 from ._confirm import ConfirmTracker
 from ._connection import Connection, PasswordProvider, open_connection
 from ._errors import ConnectionLost, Gap, PublicationMissing, ServerStopping, SlotLost
-from ._relations import SourceName, RelationState, make_relation_state
+from ._relations import RelationState, SourceName, make_relation_state
 from ._replication import ReplicationStream
 from ._side_connection import SideConnection, open_side_connection
 from ._slots import identify_system, inspect_slot, slot_in_use, stream_error, verify_slot
@@ -67,7 +68,7 @@ async def open_session(
     make: Callable[[Epoch], MakeEvent[T]],
     mark_end: Callable[[T], T] | None = None,
     on_schema_change: SchemaChangeHook | None = None,
-) -> AsyncIterator[SlotSession[T]]:
+) -> AsyncGenerator[SlotSession[T]]:
     """Connect to the slot and stream it; leaving confirms what is done, ends the stream and disconnects.
 
     - `resume`: where to go on; None on the first start, where the slot itself knows.
@@ -162,6 +163,7 @@ class SlotSession(Generic[T]):
             make=make,
             message_keys=dict(config.message_keys),
             now_us=lambda: time.time_ns() // 1000,
+            max_bytes=config.max_batch_bytes,
             mark_end=mark_end,
         )
         self._resolved: dict[Relation, RelationState] = {}
@@ -286,11 +288,7 @@ class SlotSession(Generic[T]):
     async def _receive(self) -> None:
         with self._intake:
             while True:
-                while self._buffered_bytes >= self._config.max_buffered_bytes:
-                    self._paused = True
-                    self._room = anyio.Event()
-                    await self._room.wait()
-                self._paused = False
+                await self._wait_for_room()
                 frames = await self._stream.receive(
                     max_frames=self._config.max_batch_events, max_bytes=self._config.max_batch_bytes
                 )
@@ -301,7 +299,16 @@ class SlotSession(Generic[T]):
                     index, relation = self._builder.feed(frames, index)
                     if relation is not None:
                         await self._resolve(relation)
-                self._hand_over()
+                    else:
+                        self._hand_over()
+                        await self._wait_for_room()
+
+    async def _wait_for_room(self) -> None:
+        while self._buffered_bytes >= self._config.max_buffered_bytes:
+            self._paused = True
+            self._room = anyio.Event()
+            await self._room.wait()
+        self._paused = False
 
     def _hand_over(self) -> None:
         size = self._builder.payload_bytes
@@ -335,7 +342,11 @@ class SlotSession(Generic[T]):
                     self._decoder.types.register(info)
                 key = await relation_key(connection, relation.relation_id)
             state = make_relation_state(
-                relation, self._decoder.types, key.columns, self._source_name, cdc_schema=self._config.cdc_schema
+                relation,
+                self._decoder.types,
+                key.columns,
+                self._source_name,
+                cdc_schema=self._config.cdc_schema,
             )
             self._resolved[relation] = state
         before = self._shapes.get(relation.relation_id)
@@ -355,7 +366,9 @@ class SlotSession(Generic[T]):
         interval = self._config.wal_sender_timeout_seconds / 4
         while True:
             with anyio.move_on_after(interval) as timer:
-                await self._until(lambda: self._builder.reply_requested or self.confirmed_lsn > self._reported_lsn)
+                await self._until(
+                    lambda: self._builder.reply_requested or self.confirmed_lsn > self._reported_lsn
+                )
             if timer.cancelled_caught:
                 self._check_silence()
             await self._send_status(reply_requested=self._silent_ticks >= 2)
@@ -375,7 +388,7 @@ class SlotSession(Generic[T]):
         self._silent_ticks += 1
         if self._silent_ticks > 4:
             raise ConnectionLost(
-                f"the server was silent for {self._config.wal_sender_timeout_seconds:g} s, and did not answer when asked",
+                f"the server was silent for {self._config.wal_sender_timeout_seconds:g} s, also when asked",
                 where={"slot": self._config.slot_name},
             )
 
@@ -393,7 +406,7 @@ class SlotSession(Generic[T]):
         self._reported_lsn = max(self._reported_lsn, flush_lsn)
 
     async def _watch_server(self) -> None:
-        """Learn of a fast shutdown: the walsender waits for our confirmation without a word, a plain session hears it."""
+        """Learn of a fast shutdown: the walsender waits for our confirmation in silence, a plain session hears it."""
         while True:
             try:
                 async with self._open_plain() as connection:
@@ -459,7 +472,9 @@ def _start_lsn(config: WalConfig, resume: Resume | None, epoch: Epoch, slot_lsn:
 async def _look(side: SideConnection, config: WalConfig, database: str) -> Lsn:
     """Check that the slot can be read and is free, and return what it has confirmed."""
     async with side.use() as connection:
-        state = verify_slot(await inspect_slot(connection, config.slot_name), config=config, database=database)
+        state = verify_slot(
+            await inspect_slot(connection, config.slot_name), config=config, database=database
+        )
         if state.active:
             raise slot_in_use(config.slot_name, state.active_pid)
         sql = "SELECT FROM pg_publication WHERE pubname = $1"

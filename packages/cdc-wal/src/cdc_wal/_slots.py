@@ -122,7 +122,10 @@ async def inspect_slot(connection: Connection, slot_name: str) -> SlotState | No
 
 
 async def write_lsn(connection: Connection) -> Lsn:
-    """Read where the log's end is; on a standby, how far it was replayed."""
+    """Read where the log's end is; on a standby, how far it was replayed.
+
+    The end of what is written, as a walsender sends no more either: what was inserted since is on no disk yet.
+    """
     row = await connection.fetch_one(
         "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END"
     )

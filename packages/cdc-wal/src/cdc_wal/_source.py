@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Self, final
@@ -11,6 +11,7 @@ from typing import Final, Self, final
 import anyio
 import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
 from cdc_core import (
     CdcError,
     ChangeIdentity,
@@ -77,7 +78,7 @@ class SlotSource:
         self._on_schema_change = on_schema_change
 
     @asynccontextmanager
-    async def open(self, *, drain_timeout_seconds: float) -> AsyncIterator[AsyncIterable[PartitionStream]]:
+    async def open(self, *, drain_timeout_seconds: float) -> AsyncGenerator[AsyncIterable[PartitionStream]]:
         """Connect to the slot; see `cdc_core.EventSource.open`.
 
         Raises:

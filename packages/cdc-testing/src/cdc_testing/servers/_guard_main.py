@@ -29,7 +29,7 @@ def main() -> None:
     finally:
         _end(watched)
         for path in directories:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
 
 
 def _take_a_name() -> None:
@@ -85,7 +85,7 @@ def _handle(pid: int) -> int | None:
 
 def _end(watched: dict[int, tuple[int, int | None]]) -> None:
     for pid, (number, _) in watched.items():
-        _kill(pid, number)
+        _kill(-pid if number == signal.SIGKILL else pid, number)
     deadline = time.monotonic() + _PATIENCE_SECONDS
     for pid, (number, handle) in watched.items():
         if not _ended(pid, handle, deadline) or number == signal.SIGKILL:
@@ -100,6 +100,14 @@ def _ended(pid: int, handle: int | None, deadline: float) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def _remove(path: str) -> None:
+    # Again while it is there: a dying process may still put a file into it.
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while os.path.lexists(path) and time.monotonic() < deadline:
+        shutil.rmtree(path, ignore_errors=True)
+        time.sleep(0.01)
 
 
 def _kill(pid: int, number: int) -> bool:

