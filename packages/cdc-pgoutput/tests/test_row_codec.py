@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc_pgoutput import UNAVAILABLE, DecodeError, Decoder, Insert, Relation, RowCodec, TypeRegistry, Update
+from cdc_pgoutput import DecodeError, Decoder, Insert, Relation, RowCodec, TypeRegistry, Update
 
 _EPOCH = datetime(2000, 1, 1)
 
@@ -395,7 +395,3 @@ def test_moments_of_every_precision_keep_their_digits() -> None:
             value = json.loads(codec.insert(wire.insert(text + "+00", text))[0])
             fraction = f".{exact.microsecond:06}"[: digits + 1] if digits else ""
             assert value == {"a": f"2024-02-29T12:34:56{fraction}Z", "b": text.replace(" ", "T") + "Z"}
-
-
-def test_the_placeholder_is_debeziums() -> None:
-    assert UNAVAILABLE == "__debezium_unavailable_value"
