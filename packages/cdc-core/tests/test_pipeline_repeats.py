@@ -52,7 +52,3 @@ async def test_repeats_after_a_loss_do_not_reach_the_handler_and_are_acknowledge
     assert len(handled) == 20
     assert [letter.key for letter in transport.letters] == [b'{"id":7}']
     assert transport.is_idle
-
-
-def EachOnce(handle: Handler) -> Handler:  # noqa: N802
-    return drop_repeats(handle)
