@@ -60,8 +60,8 @@ ORDERS = Table("shop.orders", Order)
 NOTES = MessagePrefix("notes", dict[str, int])
 
 
-def event(value: bytes | None, key: bytes | None = b'{"id":1}', **named: Any) -> Event:
-    return Event(key=key, value=value, **{"op": None, "table": None, "position": At(), **named})
+def event(value: bytes | None, key: bytes | None = b'{"id":1}', table: TableId | None = None) -> Event:
+    return Event(key=key, value=value, op=None, table=table, position=At())
 
 
 def envelope(op: str = "u", **members: Any) -> dict[str, Any]:
@@ -136,9 +136,8 @@ def test_before_from_debezium_is_its_key_since_it_invents_the_other_columns() ->
 )
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_every_placeholder_of_an_unsent_value_is_unchanged(form: object, side: str) -> None:
-    change = event(
-        wire(**{"after": {"id": 1}, side: {"id": 1, "note": form}}, source={"replica_identity": "full"})
-    ).change()
+    rows: dict[str, Any] = {"after": {"id": 1}, side: {"id": 1, "note": form}}
+    change = event(wire(**rows, source={"replica_identity": "full"})).change()
     row = getattr(change, side)
     assert row["note"] is UNCHANGED
 

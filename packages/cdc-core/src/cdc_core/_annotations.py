@@ -60,20 +60,21 @@ class Spec:
         return self.convert(value)
 
 
-def compile_annotation(annotation: Any, *, nested: _Nested | None = None) -> Spec:
+def compile_annotation(annotation: Any, *, nested: _Nested | None = None, zone: bool | None = None) -> Spec:
     """Compile an annotation.
 
     - `nested`: compiles a dataclass or struct for JSON objects that stand in the row itself.
+    - `zone`: whether a datetime or time has a zone, where an `Annotated` around it says so.
 
     Raises:
         UnsupportedAnnotation: it is none that a column can be read as.
     """
-    annotation, zone = _unwrap(annotation)
+    annotation, zone = _unwrap(annotation, zone)
     origin = get_origin(annotation)
     if annotation in (Any, object):
         return Spec(_JSON_TYPES, "any value")
     if origin in (Union, types.UnionType):
-        return _union([compile_annotation(part, nested=nested) for part in get_args(annotation)])
+        return _union([compile_annotation(part, nested=nested, zone=zone) for part in get_args(annotation)])
     if annotation in (None, types.NoneType):
         return Spec(frozenset({types.NoneType}), "null")
     if origin is Literal:
@@ -98,9 +99,8 @@ def is_row_type(kind: Any) -> bool:
     return isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, msgspec.Struct))
 
 
-def _unwrap(annotation: Any) -> tuple[object, bool | None]:
+def _unwrap(annotation: Any, zone: bool | None) -> tuple[Any, bool | None]:
     """Take off Annotated, NewType and `type X = ...`; return what is inside, and whether it asks for a zone."""
-    zone: bool | None = None
     while True:
         if get_origin(annotation) is Annotated:
             annotation, *extras = get_args(annotation)

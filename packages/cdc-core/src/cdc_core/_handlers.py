@@ -69,7 +69,7 @@ class Target(Protocol[D]):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class EachHandler(Generic[C]):
     """Calls a function with one event at a time; each is a run of its own. Tombstones are skipped."""
 
@@ -93,7 +93,7 @@ class EachHandler(Generic[C]):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class BatchHandler(Generic[C]):
     """Calls a function with a batch; a run is a row of neighbours of its table. Tombstones are skipped."""
 
@@ -132,7 +132,15 @@ class Table(Generic[R]):
     """A table and the type of its rows.
 
     - `id`: the table, or `schema.name` as `TableId.parse` reads it.
-    - `row_type`: a dataclass or msgspec struct; its annotations say how each column is read (the README lists them).
+    - `row_type`: a dataclass or msgspec struct. A column is read by its field's annotation:
+
+      - `int`, `bool`, `str`: as they are; `float`; `Decimal` for numeric and money; `UUID`; `bytes` for bytea and bits;
+      - `date`; `time` without zone, or `AwareTime` (timetz); `timedelta`, where years and months are 0;
+      - `datetime` for timestamptz: aware, UTC; `NaiveDatetime` for timestamp. Both end in Z on the wire;
+      - enums and `Literal`; `list[...]`, nested for more dimensions, and `tuple[X, ...]`;
+      - `dict[...]`, a dataclass, struct, TypedDict or `list[...]` for json and hstore: msgspec decodes the text;
+      - `X | None`; `X | Unchanged`; `date | str` takes as text what Python's date cannot hold (infinity, BC);
+      - `object` or `Any`: the wire form.
 
     Raises:
         ConfigError: the name is none, or a field's annotation is none that a column can be read as.
@@ -221,7 +229,7 @@ class MessagePrefix(Generic[R]):
 
 
 @final
-@dataclass(frozen=True, slots=True, init=False)
+@dataclass(frozen=True, slots=True, init=False, eq=False)
 class Dispatch:
     """Gives each event to the handler of its table or prefix; made by `dispatch`."""
 

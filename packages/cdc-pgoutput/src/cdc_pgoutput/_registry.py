@@ -198,7 +198,7 @@ class TypeRegistry:
                 return _scalar(info.name, STYLES["opaque"], range_from_binary(subtype.from_binary))
             case TypeKind.BASE:
                 style = EXTENSION_STYLES.get(info.name, "opaque")
-                # only these names: a type that somebody else calls int4 has a binary form that nobody here knows
+                # only these names: of a type that somebody else calls int4 nobody here knows the binary form
                 reader = BINARY_READERS.get(info.name) if info.name in _EXTENSION_NAMES else None
                 codec = _scalar(info.name, STYLES[style], reader)
                 return replace(codec, unchanged=_HSTORE_UNCHANGED) if style == "hstore" else codec

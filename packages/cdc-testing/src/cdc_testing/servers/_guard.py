@@ -1,3 +1,4 @@
+import contextlib
 import os
 import select
 import signal
@@ -82,7 +83,7 @@ class Guard:
             _pipe(process.stdin).close()
             process.wait(_ANSWER_SECONDS)
             raise
-        with _pipe(process.stdin) as go:
+        with contextlib.suppress(BrokenPipeError), _pipe(process.stdin) as go:  # it may be dead by now
             go.write(b"go\n")
         return process
 
@@ -98,7 +99,8 @@ class Guard:
 
     def close(self) -> None:
         """End what is still under guard, remove the directories, and wait for the guard to leave."""
-        _pipe(self._process.stdin).close()
+        with contextlib.suppress(BrokenPipeError):  # the guard was killed: nobody reads what is buffered
+            _pipe(self._process.stdin).close()
         try:
             self._process.wait(2 * _ANSWER_SECONDS)
         except subprocess.TimeoutExpired:

@@ -37,6 +37,8 @@ def make_certificate(directory: Path) -> Certificate:
             remedy="install openssl, or pip install 'cdc-testing[tls]'",
         )
     files.key.chmod(0o600)
+    for path in (files.certificate, files.authority):
+        path.chmod(0o644)  # whatever the umask: the server's account reads them
     return files
 
 

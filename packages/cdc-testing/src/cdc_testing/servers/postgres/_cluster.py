@@ -75,12 +75,12 @@ class Cluster:
         self._log = self.directory / "server.log"
         self.socket_directory = self.directory / "socket"
         self.authority = self.directory / "ca.crt" if options.tls else None
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self._guard = Guard()
-        except BaseException:
-            shutil.rmtree(self.directory, ignore_errors=True)
-            raise
-        self._guard.remove_at_end(self.directory)
+            undo.callback(self._guard.close)
+            self._guard.remove_at_end(self.directory)
+            undo.pop_all()
 
     @property
     def running(self) -> bool:
@@ -181,13 +181,16 @@ class Cluster:
     def destroy(self) -> None:
         """End the postmaster, whatever it is doing, and remove the directory."""
         process = self._postmaster
-        if process is not None:
-            self._postmaster = None
-            if process.poll() is None:
-                process.send_signal(signal.SIGQUIT)
-            self._kill(process, patience_seconds=5.0)
-        self._guard.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._postmaster = None
+        try:
+            if process is not None:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGQUIT)
+                self._kill(process, patience_seconds=5.0)
+        finally:
+            self._guard.close()
+            # The guard has done it already, unless it was killed.
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def log(self, lines: int = 50) -> str:
         """The last lines of what the server wrote; empty where it wrote nothing."""
@@ -207,13 +210,16 @@ class Cluster:
         }
         self._write(self._data / "cdc_endpoint.conf", render_settings(endpoint))
         process = self._spawn([str(self.build.bin_dir / "postgres"), "-D", str(self._data)], signal.SIGQUIT)
+        self._postmaster = process  # from here on `destroy` ends it, should we be interrupted
         deadline = time.monotonic() + self._options.start_timeout_seconds
         while not self._ready(process.pid):
             if process.poll() is not None:
+                self._postmaster = None
                 self._guard.forget(process)
                 return False
             if time.monotonic() > deadline:
                 self._kill(process)
+                self._postmaster = None
                 self._guard.forget(process)
                 raise ServerTimeoutError(
                     f"PostgreSQL was not ready within {self._options.start_timeout_seconds:g} s",
@@ -222,7 +228,6 @@ class Cluster:
                     log=self.log(),
                 )
             time.sleep(_POLL_SECONDS)
-        self._postmaster = process
         return True
 
     def _ready(self, pid: int) -> bool:

@@ -29,7 +29,8 @@ class EmbeddedPostgres:
     """A PostgreSQL server for tests: one that we started, or (`managed` False) a running one that was named.
 
     Made by `start_postgres` and `open_postgres`. Every wait has an end. The methods may be called from any
-    thread; those that end in `_async` do the same from asyncio or trio, in a worker thread.
+    thread (`start`, `stop` and `restart` wait for one another); those that end in `_async` do the same from
+    asyncio or trio, in a worker thread.
     """
 
     def __init__(self, cluster: Cluster | None, existing_dsn: str = "") -> None:
