@@ -133,6 +133,7 @@ _MORE_SCALARS = [
     *_cases("regnamespace", ("'public'", _text("public"))),
     *_cases("regrole", ("'pg_monitor'", _text("pg_monitor"))),
     *_cases("regconfig", ("'simple'", _text("simple"))),
+    *_cases('"char"', ("(-1)::int4::\"char\"", "\\377")),
     *_cases("aclitem", ("makeaclitem(10, 10, 'SELECT', false)", _text("postgres=r/postgres"))),
 ]
 MORE = [*_MORE_SCALARS, *_MULTIRANGES, *_MORE_ARRAYS]
@@ -171,6 +172,20 @@ class Family:
             for column, case in zip(self.columns, self.cases, strict=True)
             if exactly(row.get(column, "absent")) != exactly(case.json)
         }
+
+
+# Types that no primary key can hold: they have no order.
+NOT_KEYS = frozenset(
+    "aclitem box cid circle json jsonpath line lquery lseg ltxtquery path pg_snapshot point polygon refcursor"
+    " txid_snapshot xid xml".split()
+)
+
+
+def key_families(chosen: Iterable[Family], *, columns_each: int) -> list[Family]:
+    """Return the cases that a primary key can hold, a few in each family: an index entry has 2,704 bytes."""
+    cases = [case for family in chosen for case in family.cases if case.type not in NOT_KEYS and case.json is not None]
+    parts = [cases[start : start + columns_each] for start in range(0, len(cases), columns_each)]
+    return [Family(name=f"keys_{number}", cases=tuple(part)) for number, part in enumerate(parts)]
 
 
 def families(major: int, features: Iterable[str] = ()) -> list[Family]:
