@@ -102,7 +102,9 @@ async def test_rule_7_a_value_stays_unsent_when_the_key_changes(
     assert json.loads(deleted.key or b"") == {key[0]: key[1]}
     assert json.loads(created.key or b"") == {key[0]: key[2]}
     after = note(created).after
-    assert after == Note(id=2, code="d", big=UNCHANGED, n=0), "the new key never had the value: it must be told so"
+    assert after == Note(id=2, code="d", big=UNCHANGED, n=0), (
+        "the new key never had the value: it must be told so"
+    )
     assert note(deleted).before == KeyOnly({key[0]: key[1]})
 
 
@@ -116,7 +118,9 @@ async def test_rule_7_a_key_that_is_stored_out_of_line_is_whole_in_every_event(
     await provisioned(config)
     key, new_key = "k" * 2400, "l" * 2400
     await sql.simple(f"INSERT INTO k VALUES ('{key}', '{BIG}', 0)")
-    (stored,) = await sql.fetch("SELECT pg_relation_size(reltoastrelid) > 12000 FROM pg_class WHERE relname = 'k'")
+    (stored,) = await sql.fetch(
+        "SELECT pg_relation_size(reltoastrelid) > 12000 FROM pg_class WHERE relname = 'k'"
+    )
     assert stored == ("t",), "both values are out of line"
     await sql.simple("UPDATE k SET n = 1")
     await sql.simple(f"UPDATE k SET id = '{new_key}'; DELETE FROM k")

@@ -10,7 +10,17 @@ import pytest
 from cdc_core import Event, Operation
 from cdc_wal import WalConfig
 from cdc_wal._connection import Connection, open_connection
-from type_table import SETUP, Family, comparable, exactly, families, key_families, literal, server_prints, server_reads
+from type_table import (
+    SETUP,
+    Family,
+    comparable,
+    exactly,
+    families,
+    key_families,
+    literal,
+    server_prints,
+    server_reads,
+)
 from wal_database import Database
 from wal_reading import provisioned, reading
 
@@ -35,7 +45,9 @@ def row_of(event: Event, side: str) -> Mapping[str, object]:
     return row
 
 
-async def test_each_value_is_as_the_type_table_says_when_inserted_updated_and_deleted(any_database: Database) -> None:
+async def test_each_value_is_as_the_type_table_says_when_inserted_updated_and_deleted(
+    any_database: Database,
+) -> None:
     major = int(any_database.server.version.split(".")[0])
     chosen = families(major)
     config = config_of(any_database)
@@ -91,7 +103,8 @@ async def test_each_value_is_the_same_in_the_key_of_an_insert_and_of_a_delete(da
         await provisioned(config)
         for statement in ("INSERT", "UPDATE {} SET touched = 1", "DELETE FROM {}"):
             statements = [
-                family.insert_sql if statement == "INSERT" else statement.format(family.name) for family in chosen
+                family.insert_sql if statement == "INSERT" else statement.format(family.name)
+                for family in chosen
             ]
             await sql.simple("; ".join(statements))
         async with reading(config) as reader:
@@ -102,7 +115,9 @@ async def test_each_value_is_the_same_in_the_key_of_an_insert_and_of_a_delete(da
         assert family.differences(key) == {}
         assert list(key) == [*reversed(family.columns)]
         assert family.differences(row_of(delete, "before")) == {}
-        assert row_of(delete, "before")["touched"] is None, "not sent: null, never a zero that looks like data"
+        assert row_of(delete, "before")["touched"] is None, (
+            "not sent: null, never a zero that looks like data"
+        )
         assert envelope(update)["before"] is None
 
 
@@ -121,7 +136,9 @@ DATABASE_SETTINGS = {
 
 
 @pytest.mark.parametrize("scope", ["DATABASE", "ROLE"])
-async def test_rule_14_no_setting_of_a_database_or_role_changes_a_value(any_database: Database, scope: str) -> None:
+async def test_rule_14_no_setting_of_a_database_or_role_changes_a_value(
+    any_database: Database, scope: str
+) -> None:
     """Nor what is read from the catalog: relations of the user's are found before the server's own."""
     major = int(any_database.server.version.split(".")[0])
     role, dsn = await any_database.role("SUPERUSER")
@@ -137,7 +154,9 @@ async def test_rule_14_no_setting_of_a_database_or_role_changes_a_value(any_data
         installed = {row[0] for row in await sql.fetch("SELECT collname || '.UTF-8' FROM pg_collation")}
         for name, value in DATABASE_SETTINGS.items():
             usable = value if name != "lc_monetary" or value in installed else "C.UTF-8"
-            await sql.simple(f"ALTER {target} SET {name} = {usable if name == 'search_path' else repr(usable)}")
+            await sql.simple(
+                f"ALTER {target} SET {name} = {usable if name == 'search_path' else repr(usable)}"
+            )
         await provisioned(config)
         await sql.simple("; ".join(family.insert_sql for family in chosen))
     async with reading(config) as reader:
@@ -147,7 +166,9 @@ async def test_rule_14_no_setting_of_a_database_or_role_changes_a_value(any_data
         assert event.key == b'{"id":1}'
 
 
-async def test_a_stored_generated_column_is_there_only_where_the_publication_sends_it(any_database: Database) -> None:
+async def test_a_stored_generated_column_is_there_only_where_the_publication_sends_it(
+    any_database: Database,
+) -> None:
     major = int(any_database.server.version.split(".")[0])
     config = config_of(any_database)
     async with open_connection(any_database.dsn) as sql:
@@ -163,7 +184,9 @@ async def test_a_stored_generated_column_is_there_only_where_the_publication_sen
         async with reading(config) as reader:
             events = await reader.take(len(shapes))
     assert [[*row_of(event, "after")] for event in events] == shapes
-    assert [row_of(event, "after").get("twice", "absent") for event in events] == ["absent", 42][: len(shapes)]
+    assert [row_of(event, "after").get("twice", "absent") for event in events] == ["absent", 42][
+        : len(shapes)
+    ]
 
 
 async def test_a_table_of_200_columns_comes_whole(database: Database) -> None:

@@ -73,10 +73,16 @@ _MULTIRANGES = [
 _MORE_ARRAYS = [
     *_cases("numrange[]", ("""'{"(1.50,2]",empty,NULL}'""", ["(1.50,2]", "empty", None])),
     *_cases("daterange[]", ("""'[0:1]={"[2024-01-01,)",NULL}'""", ["[2024-01-01,)", None])),
-    *_cases("tstzrange[]", ("""ARRAY[tstzrange('2024-01-01 00:00+02', NULL)]""", ['["2023-12-31 22:00:00+00",)'])),
+    *_cases(
+        "tstzrange[]", ("""ARRAY[tstzrange('2024-01-01 00:00+02', NULL)]""", ['["2023-12-31 22:00:00+00",)'])
+    ),
     *_cases("float4[]", ("'{{0.5,-0},{NULL,1e10}}'", [[0.5, -0.0], [None, 1e10]])),
     *_cases("numeric(10,2)[]", ("'{1.1,NULL}'", ["1.10", None])),
-    *_cases("text[]", ("'[-1:0][2:3]={{a,NULL},{\"\",b}}'", [["a", None], ["", "b"]]), ("'{{{a}},{{b}}}'", [[["a"]], [["b"]]])),
+    *_cases(
+        "text[]",
+        ("'[-1:0][2:3]={{a,NULL},{\"\",b}}'", [["a", None], ["", "b"]]),
+        ("'{{{a}},{{b}}}'", [[["a"]], [["b"]]]),
+    ),
     *_cases("cidr[]", ("'{10.0.0.0/8,NULL}'", ["10.0.0.0/8", None])),
     *_cases("macaddr8[]", ("'{08:00:2b:01:02:03:04:05}'", ["08:00:2b:01:02:03:04:05"])),
     *_cases('"char"[]', ("'{a,\"\",NULL}'", ["a", "", None])),
@@ -98,7 +104,9 @@ _MORE_ARRAYS = [
 ]
 _MORE_SCALARS = [
     *_cases("bool", ("true", True)),
-    *_cases("text", ("E'tab\\tquote\"back\\\\slash'", 'tab\tquote"back\\slash'), ("'日本語 🎉'", "日本語 🎉")),
+    *_cases(
+        "text", ("E'tab\\tquote\"back\\\\slash'", 'tab\tquote"back\\slash'), ("'日本語 🎉'", "日本語 🎉")
+    ),
     *_cases("varchar", ("''", ""), ("'é'", "é")),
     *_cases("name", ("''", ""), ("'é'", "é")),
     *_cases("char(1)", ("''", " "), ("'🎉'", "🎉")),
@@ -117,7 +125,11 @@ _MORE_SCALARS = [
     *_cases("timestamptz", ("'294276-12-31 23:59:59.999999+00'", "+294276-12-31T23:59:59.999999Z")),
     *_cases("date", ("'4714-11-24 BC'", "-4713-11-24Z"), ("'0001-01-01'", "0001-01-01Z")),
     *_cases("interval", ("'2562047788:00:54.775807'", "P0Y0M0DT2562047788H0M54.775807S")),
-    *_cases("interval", ("'-178000000 years'", "P-178000000Y0M0DT0H0M0S"), ("'2147483647 days'", "P0Y0M2147483647DT0H0M0S")),
+    *_cases(
+        "interval",
+        ("'-178000000 years'", "P-178000000Y0M0DT0H0M0S"),
+        ("'2147483647 days'", "P0Y0M2147483647DT0H0M0S"),
+    ),
     *_cases("interval(0)", ("'1.6 s'", "P0Y0M0DT0H0M2S")),
     *_cases("interval year to month", ("'14 months'", "P1Y2M0DT0H0M0S")),
     *_cases("varbit(5)", ("B'00101'", "BQ==")),
@@ -128,12 +140,18 @@ _MORE_SCALARS = [
     *_cases("short", ("'abcde'", "abcde")),
     *_cases("whole_day", ("'[2024-01-01,2024-01-01]'", "[2024-01-01,2024-01-02)")),
     *_cases("couple", ("ROW(NULL, '', 'NaN')", _text('(,"",NaN)'))),
-    *_cases("nest", ("ROW(ROW(1, NULL, NULL), '{a}', '2024-01-01 00:00+02')", _text('("(1,,)",{a},"2023-12-31 22:00:00+00")'))),
+    *_cases(
+        "nest",
+        (
+            "ROW(ROW(1, NULL, NULL), '{a}', '2024-01-01 00:00+02')",
+            _text('("(1,,)",{a},"2023-12-31 22:00:00+00")'),
+        ),
+    ),
     *_cases("regtype", ("'int4'", _text("integer")), ("'mood'", _text("public.mood"))),
     *_cases("regnamespace", ("'public'", _text("public"))),
     *_cases("regrole", ("'pg_monitor'", _text("pg_monitor"))),
     *_cases("regconfig", ("'simple'", _text("simple"))),
-    *_cases('"char"', ("(-1)::int4::\"char\"", "\\377")),
+    *_cases('"char"', ('(-1)::int4::"char"', "\\377")),
     *_cases("aclitem", ("makeaclitem(10, 10, 'SELECT', false)", _text("postgres=r/postgres"))),
 ]
 MORE = [*_MORE_SCALARS, *_MULTIRANGES, *_MORE_ARRAYS]
@@ -157,7 +175,9 @@ class Family:
 
     @property
     def table_sql(self) -> str:
-        columns = ", ".join(f"{name} {case.type}" for name, case in zip(self.columns, self.cases, strict=True))
+        columns = ", ".join(
+            f"{name} {case.type}" for name, case in zip(self.columns, self.cases, strict=True)
+        )
         return f"CREATE TABLE {self.name} (id int PRIMARY KEY, touched int, {columns})"
 
     @property
@@ -183,7 +203,12 @@ NOT_KEYS = frozenset(
 
 def key_families(chosen: Iterable[Family], *, columns_each: int) -> list[Family]:
     """Return the cases that a primary key can hold, a few in each family: an index entry has 2,704 bytes."""
-    cases = [case for family in chosen for case in family.cases if case.type not in NOT_KEYS and case.json is not None]
+    cases = [
+        case
+        for family in chosen
+        for case in family.cases
+        if case.type not in NOT_KEYS and case.json is not None
+    ]
     parts = [cases[start : start + columns_each] for start in range(0, len(cases), columns_each)]
     return [Family(name=f"keys_{number}", cases=tuple(part)) for number, part in enumerate(parts)]
 
@@ -264,7 +289,10 @@ def _scalar(kind: str, value: Any) -> str:
         case "point":
             return f"({value['x']},{value['y']})"
         case "hstore":
-            return ",".join(f"{json.dumps(k)}=>{json.dumps(v) if v is not None else 'NULL'}" for k, v in json.loads(value).items())
+            return ",".join(
+                f"{json.dumps(k)}=>{json.dumps(v) if v is not None else 'NULL'}"
+                for k, v in json.loads(value).items()
+            )
         case "date" | "timestamp" | "timestamptz" if value not in ("infinity", "-infinity"):
             return _moment(value)
         case "time":
@@ -290,7 +318,9 @@ def comparable(type_name: str, text: str | None) -> str | None:
         text = text.partition("=")[2]
     kind = element_type(type_name)
     if kind == "regtype":
-        return text.removeprefix("public.")  # the reader's sessions have it in full: their search_path is fixed
+        return text.removeprefix(
+            "public."
+        )  # the reader's sessions have it in full: their search_path is fixed
     if kind in ("bit", "varbit"):
         return ",".join(part.lstrip("0") for part in text.strip("{}").split(","))
     return text
@@ -298,7 +328,9 @@ def comparable(type_name: str, text: str | None) -> str | None:
 
 def server_reads(cases: Sequence[Case], columns: Sequence[str]) -> str:
     """Return a query that has the server read each literal and print the value; timetz is compared in UTC."""
-    parts = [_printed(f"CAST(${number} AS {_wide(case.type)})", case.type) for number, case in enumerate(cases, 1)]
+    parts = [
+        _printed(f"CAST(${number} AS {_wide(case.type)})", case.type) for number, case in enumerate(cases, 1)
+    ]
     return f"SELECT {', '.join(parts)}"
 
 
