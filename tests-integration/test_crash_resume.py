@@ -36,7 +36,9 @@ async def test_rule_18_thirty_kills_lose_nothing_and_each_replay_begins_after_th
         sql.execute("CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n int)")
         await provision(PostgresTransport(config))
         moment = random.Random(20)  # noqa: S311 -- moments to kill at, the same in each run
-        runs: list[tuple[int, list[str]]] = []  # the confirmed LSN before each run, and what the run was given
+        runs: list[
+            tuple[int, list[str]]
+        ] = []  # the confirmed LSN before each run, and what the run was given
         with writing(database.dsn):
             for number in range(KILLS):
                 confirmed = confirmed_lsn(sql, database.name)
