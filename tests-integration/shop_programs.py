@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +66,7 @@ class Shop:
     def insert(self, *orders: tuple[int, str]) -> None:
         """Write orders, id and total, in one transaction."""
         rows = ", ".join(f"({number}, {total})" for number, total in orders)
-        self.sql(f"INSERT INTO shop.orders (id, total) VALUES {rows}")  # noqa: S608 - numbers of the tests
+        self.sql(f"INSERT INTO shop.orders (id, total) VALUES {rows}")
 
     def run(self, *arguments: str, status: int = 0) -> str:
         """Run a program to its end, and return what it printed."""
@@ -83,7 +83,7 @@ class Shop:
         return done.stdout
 
     @contextmanager
-    def started(self, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[Program]:
+    def started(self, *arguments: str, environment: dict[str, str] | None = None) -> Generator[Program]:
         """Start a program; it is killed where it still runs at the end."""
         output = self.folder / f"{len(list(self.folder.iterdir()))}.out"
         with output.open("wb") as file:
@@ -107,7 +107,7 @@ class Shop:
 
     def wait_until_free(self) -> None:
         """Wait until nobody reads the slot."""
-        statement = f"SELECT FROM pg_replication_slots WHERE slot_name = '{self.slot_name}' AND active"  # noqa: S608
+        statement = f"SELECT FROM pg_replication_slots WHERE slot_name = '{self.slot_name}' AND active"
         eventually(lambda: not self.sql(statement), why="the slot stays in use")
 
 
@@ -131,7 +131,7 @@ def free_port() -> int:
 def get(url: str) -> tuple[int, str]:
     """Return status and body of an HTTP request; status 0 where nobody answers."""
     try:
-        with urllib.request.urlopen(url, timeout=DEADLINE_SECONDS) as answer:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=DEADLINE_SECONDS) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:

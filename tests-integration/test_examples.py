@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from cdc_testing.plugin import PostgresDatabase
 from cdc_testing.servers.postgres import start_postgres
 
@@ -88,7 +89,7 @@ def test_an_application_serves_beside_its_pipeline_and_drains_when_it_stops(shop
     where = f"WHERE slot_name = '{shop.slot_name}'"
     changes = "SELECT FROM pg_logical_slot_peek_binary_changes"
     options = "'proto_version', '1', 'publication_names', 'shop'"
-    assert shop.sql(f"SELECT FROM pg_replication_slots {where}") != []  # noqa: S608
+    assert shop.sql(f"SELECT FROM pg_replication_slots {where}") != []
     left = shop.sql(f"{changes}('{shop.slot_name}', NULL, NULL, {options})")
     assert left == [], "what was handled is acknowledged"
 
