@@ -367,7 +367,11 @@ async def test_a_schema_that_we_may_not_create_in_is_refused_with_the_grant(data
 
 
 async def test_the_doctor_finds_a_server_that_is_not_set_up_and_its_remedies_mend_it() -> None:
-    settings = {"wal_level": "replica", "max_replication_slots": 1, "max_wal_senders": 1}
+    settings: dict[str, str | int] = {
+        "wal_level": "replica",
+        "max_replication_slots": 1,
+        "max_wal_senders": 1,
+    }
     with start_postgres(18, settings=settings, use_existing=False) as server:
         database = Database(server, "doctor", server.create_database("doctor"))
         await database.run(SHOP)

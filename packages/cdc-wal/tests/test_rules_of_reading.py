@@ -9,6 +9,9 @@ from dataclasses import replace
 import anyio
 import anyio.to_thread
 import pytest
+from psycopg.conninfo import make_conninfo
+from wal_reading import Reading, confirmed_lsn, eventually, keys, provisioned, reading
+
 from cdc_core import (
     ChangeIdentity,
     Epoch,
@@ -28,8 +31,6 @@ from cdc_wal._changes import MakeEvent
 from cdc_wal._connection import Connection, open_connection
 from cdc_wal._session import open_session
 from cdc_wal._source import SlotSource
-from psycopg.conninfo import make_conninfo
-from wal_reading import Reading, confirmed_lsn, eventually, keys, provisioned, reading
 
 pytestmark = pytest.mark.anyio
 
@@ -234,7 +235,9 @@ async def test_rule_6_a_transaction_larger_than_the_buffer_stays_within_it(
             return bool(session._paused)
 
         await eventually(it_paused, why="the buffer fills and pauses the socket")
-        assert session._buffered_bytes < (1 << 20) + (1 << 18) + 1024, 'the bound, and the batch that reached it'
+        assert session._buffered_bytes < (1 << 20) + (1 << 18) + 1024, (
+            "the bound, and the batch that reached it"
+        )
         events = await reader.take(20000)
     assert keys(events) == [b'{"id":%d}' % number for number in range(1, 20001)]
 

@@ -56,6 +56,9 @@ class Reconnects:
         if self._busy_since is None:
             self._busy_since = now
         waited = now - self._busy_since
-        if not self._config.wait_for_slot and waited > self._config.wal_sender_timeout_seconds + _GRACE_SECONDS:
+        if (
+            not self._config.wait_for_slot
+            and waited > self._config.wal_sender_timeout_seconds + _GRACE_SECONDS
+        ):
             raise error
         return _STANDBY_POLL_SECONDS

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final, final
 import anyio
 import anyio.lowlevel
 import psycopg
+from psycopg import pq
+
 from cdc_core import CdcError
 from cdc_pgoutput import Lsn, StandbyStatusUpdate
-from psycopg import pq
 
 from ._errors import ConnectionLost, server_error
 
