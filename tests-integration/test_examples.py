@@ -159,6 +159,11 @@ def test_the_users_own_test_passes() -> None:
     assert "6 passed" in shop.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py")
 
 
+def test_the_users_own_transport_keeps_the_promises_of_its_traits() -> None:
+    shop = Shop("", "", "asyncio", ROOT)
+    assert "90 passed" in shop.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_journal.py")
+
+
 def test_a_recorded_stream_is_decoded_without_a_server() -> None:
     shop = Shop("", "", "asyncio", ROOT)
     lines = shop.run("decode_capture.py", str(CAPTURE)).splitlines()
