@@ -10,6 +10,7 @@ import anyio
 import anyio.abc
 import pytest
 from psycopg import pq
+from psycopg.conninfo import make_conninfo
 from wal_database import Database, until
 
 from cdc_core import AccessError, ConfigError, ContractError
@@ -83,7 +84,7 @@ async def test_no_setting_of_a_database_or_role_changes_how_a_value_is_printed(
 
 
 async def test_options_of_the_user_are_kept_and_ours_come_behind_them(any_database: Database) -> None:
-    dsn = f"{any_database.dsn}?options=-c%20work_mem%3D5MB%20-c%20timezone%3DAsia/Tokyo"
+    dsn = make_conninfo(any_database.dsn, options="-c work_mem=5MB -c timezone=Asia/Tokyo")
     async with open_connection(dsn, session={"wal_sender_timeout": "3s"}, replication=True) as connection:
         shown = [
             await connection.fetch_one(f"SHOW {name}")
@@ -360,12 +361,22 @@ async def test_a_host_that_accepts_and_never_answers_costs_its_timeout_only(data
 
 
 async def test_a_primary_is_asked_for_by_target_session_attrs(any_database: Database) -> None:
-    async with open_connection(f"{any_database.dsn}?target_session_attrs=primary") as connection:
-        assert await connection.fetch("SELECT 1") == [("1",)]
-    async with open_connection(f"{any_database.dsn}?target_session_attrs=prefer-standby") as connection:
-        assert await connection.fetch("SELECT 1") == [("1",)]
+    for wanted in ("primary", "prefer-standby"):
+        dsn = make_conninfo(any_database.dsn, target_session_attrs=wanted)
+        async with open_connection(dsn) as connection:
+            assert await connection.fetch("SELECT 1") == [("1",)]
     with pytest.raises(ConnectionLost):
-        async with open_connection(f"{any_database.dsn}?target_session_attrs=standby"):
+        async with open_connection(make_conninfo(any_database.dsn, target_session_attrs="standby")):
+            pass
+
+
+@pytest.mark.parametrize("option", ["port=many", "sslmode=perhaps", "target_session_attrs=odd"])
+async def test_a_value_that_libpq_does_not_take_is_a_fault_of_the_configuration(
+    database: Database, option: str
+) -> None:
+    name, value = option.split("=")
+    with pytest.raises(ConfigError):
+        async with open_connection(make_conninfo(database.dsn, **{name: value})):
             pass
 
 

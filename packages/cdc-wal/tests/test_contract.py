@@ -40,7 +40,9 @@ class PostgresHarness:
         self._sql = sql
         self._stack = stack
         self._proxies: dict[int, TcpProxy] = {}
-        self._written: list[tuple[int, int]] = []  # the log's end before each commit, and how many rows it had
+        self._written: list[
+            tuple[int, int]
+        ] = []  # the log's end before each commit, and how many rows it had
         self._spare: list[TcpProxy] = []
 
     async def prepare(self, proxies: int = 6) -> None:
@@ -138,7 +140,9 @@ class PostgresHarness:
 
 
 @asynccontextmanager
-async def fresh_harness(server: EmbeddedPostgres, slot_name: str = "contract") -> AsyncGenerator[PostgresHarness]:
+async def fresh_harness(
+    server: EmbeddedPostgres, slot_name: str = "contract"
+) -> AsyncGenerator[PostgresHarness]:
     name = f"contract_{secrets.token_hex(4)}"
     await server.create_database_async(name)
     try:
@@ -153,6 +157,8 @@ async def fresh_harness(server: EmbeddedPostgres, slot_name: str = "contract") -
 
 class TestPostgres(TransportContract):
     @pytest.fixture
-    async def harness(self, embedded_postgres: EmbeddedPostgres, anyio_backend: str) -> AsyncGenerator[Harness]:
+    async def harness(
+        self, embedded_postgres: EmbeddedPostgres, anyio_backend: str
+    ) -> AsyncGenerator[Harness]:
         async with fresh_harness(embedded_postgres) as harness:
             yield harness

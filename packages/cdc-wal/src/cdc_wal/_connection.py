@@ -17,17 +17,9 @@ from psycopg.conninfo import make_conninfo
 from cdc_core import CdcError, ContractError
 
 from ._conninfo import SESSION_SETTINGS, attempts, parse_dsn, with_options
-from ._errors import ConnectionLost, ServerStopping, server_error
+from ._errors import ConnectionLost, server_error
 from ._libpq import Parameter as Parameter
-from ._libpq import (
-    Readiness,
-    encode_parameters,
-    field_of,
-    one_line,
-    poll_connection,
-    request_cancel,
-    rows_of,
-)
+from ._libpq import Readiness, encode_parameters, field_of, one_line, poll_connection, request_cancel, rows_of
 from ._libpq import Row as Row
 from ._login import PasswordProvider as PasswordProvider
 from ._login import call_provider, check_server, login_error
@@ -175,8 +167,8 @@ class Connection:
             yield
         except BaseException:
             if not self._closed:
-                with anyio.move_on_after(_ROLLBACK_TIMEOUT_SECONDS, shield=True):
-                    await self._run("ROLLBACK", ())
+                with anyio.move_on_after(_ROLLBACK_TIMEOUT_SECONDS, shield=True), suppress(ConnectionLost):
+                    await self._run("ROLLBACK", ())  # a lost connection rolls back by itself
             raise
         result = await self._run("COMMIT", ())
         if (
@@ -334,7 +326,11 @@ class Connection:
         if self._farewell is not None:
             state, message = self._farewell
             found = server_error(state, message)
-            return found if isinstance(found, ConnectionLost) else ServerStopping(found.message)
+            return (
+                found
+                if isinstance(found, ConnectionLost)
+                else ConnectionLost(found.message, where=found.where)
+            )
         return ConnectionLost(
             "the connection to the server is closed" if error is None else one_line(str(error))
         )

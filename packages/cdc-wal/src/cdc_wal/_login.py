@@ -82,6 +82,14 @@ _Kind = type[AccessError] | type[ConfigError] | type[ConnectionLost] | type[NoFr
 _KNOWN: tuple[tuple[re.Pattern[str], _Kind, str], ...] = (
     (
         re.compile(
+            r"invalid (connection option|integer value|port number|\w+ value)"
+            r"|unrecognized configuration parameter"
+        ),
+        ConfigError,
+        "correct the dsn",
+    ),
+    (
+        re.compile(
             r"could not (receive|send) data|SSL SYSCALL error|unexpected eof|closed (the connection )?unexpectedly"
             r"|Connection (refused|reset|timed out)|Network is unreachable|No route to host"
         ),
@@ -102,9 +110,9 @@ _KNOWN: tuple[tuple[re.Pattern[str], _Kind, str], ...] = (
     ),
     (re.compile(r"terminating connection due to"), ServerStopping, ""),
     (
-        re.compile(r"exceeds max_wal_senders"),
+        re.compile(r'exceeds "?max_wal_senders'),
         NoFreeWalSender,
-        "raise max_wal_senders and restart, or stop a replica or reader that nobody needs",
+        "ALTER SYSTEM SET max_wal_senders = 20, and restart the server; or stop a replica or reader that nobody needs",
     ),
     (re.compile(r"too many (clients|connections)|connection slots are reserved"), ConnectionLost, ""),
     (
@@ -128,10 +136,5 @@ _KNOWN: tuple[tuple[re.Pattern[str], _Kind, str], ...] = (
         ),
         AccessError,
         "check sslmode, sslrootcert and the server's certificate",
-    ),
-    (
-        re.compile(r"invalid (connection option|value|URI|port number)|unrecognized configuration parameter"),
-        ConfigError,
-        "correct the dsn",
     ),
 )

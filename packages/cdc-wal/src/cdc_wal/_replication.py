@@ -42,6 +42,11 @@ class ReplicationStream:
         self._slot_name = ""
         self._sending = anyio.Lock()
 
+    @property
+    def backend_pid(self) -> int:
+        """The server process that sends."""
+        return self._connection.backend_pid
+
     async def start(self, slot_name: str, start_lsn: Lsn, options: Mapping[str, str]) -> None:
         """Begin streaming a slot; the server goes on from `start_lsn` or from what the slot confirmed, if that is more.
 

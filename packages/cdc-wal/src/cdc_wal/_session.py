@@ -380,8 +380,9 @@ class SlotSession(Generic[T]):
                     lambda: self._builder.reply_requested or self.confirmed_lsn > self._reported_lsn
                 )
             if timer.cancelled_caught:
-                self._check_silence()
-            await self._send_status(reply_requested=self._silent_ticks >= 2)
+                await self._listen()
+            # asked at each tick, so that the fence of a publisher (rule 19) knows of the server's answer in time
+            await self._send_status(reply_requested=timer.cancelled_caught)
             with anyio.move_on_after(self._config.commit_interval_seconds):  # let progress add up
                 await self._until(lambda: self._builder.reply_requested)
 
@@ -390,10 +391,15 @@ class SlotSession(Generic[T]):
             self._report = anyio.Event()
             await self._report.wait()
 
-    def _check_silence(self) -> None:
-        """Count ticks, not time: a loop that was blocked for long has heard nothing and proves nothing."""
+    async def _listen(self) -> None:
+        """Find out whether the server is still there, and the slot still ours.
+
+        Counts ticks, not time: a loop that was blocked for long has heard nothing and proves nothing. While the
+        reading is paused, answers wait behind what is not read; then the server is asked on another connection.
+        """
         if self._paused:
-            self._silent_ticks = 0  # we are the ones who do not listen
+            self._silent_ticks = 0
+            await self._ask_for_owner()
             return
         self._silent_ticks += 1
         if self._silent_ticks > 4:
@@ -401,6 +407,17 @@ class SlotSession(Generic[T]):
                 f"the server was silent for {self._config.wal_sender_timeout_seconds:g} s, also when asked",
                 where={"slot": self._config.slot_name},
             )
+
+    async def _ask_for_owner(self) -> None:
+        asked_at = time.monotonic()
+        with anyio.move_on_after(self._config.wal_sender_timeout_seconds / 4):
+            try:
+                async with self._side.use() as connection:
+                    state = await inspect_slot(connection, self._config.slot_name)
+            except ConnectionLost:
+                return  # nothing was learnt: the fence runs out by itself
+            if state is not None and state.active_pid == self._stream.backend_pid:
+                self._heard_at = max(self._heard_at, asked_at)
 
     async def _send_status(self, *, reply_requested: bool = False) -> None:
         flush_lsn = self._tracker.flush_lsn

@@ -100,7 +100,6 @@ class SlotSource:
                 with anyio.move_on_after(drain_timeout_seconds + _LEAVE_MARGIN_SECONDS, shield=True):
                     await owner.leave(drain_timeout_seconds)
 
-
     async def _look(self) -> None:
         """Tell at once what only somebody's help can mend; all else is for the connection to find out."""
         try:
