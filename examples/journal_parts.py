@@ -157,7 +157,7 @@ class JournalLetters:
         where = " AND ".join(chosen) or "true"
         with self._journal.connect() as connection:
             rows = connection.execute(
-                f"SELECT id, letter FROM journal_letters WHERE {where} ORDER BY number, id LIMIT ?",
+                f"SELECT id, letter FROM journal_letters WHERE {where} ORDER BY id LIMIT ?",
                 [*chosen.values(), -1 if limit is None else limit],
             ).fetchall()
         for letter_id, stored in rows:
@@ -178,7 +178,7 @@ class JournalLetters:
         replayed: list[str] = []
         failed: list[ReplayFailure] = []
         blocked: set[tuple[TableId | None, bytes]] = set()
-        for letter in [letter async for letter in self.list() if letter.id in letter_ids]:
+        for letter in self._in_order_of_delivery(letter_ids):
             key = None if letter.key is None else (letter.event.table, letter.key)
             if key in blocked:
                 failed.append(
@@ -200,6 +200,11 @@ class JournalLetters:
     async def discard(self, letter_ids: Sequence[str], *, reason: str) -> None:
         print(f"discarded {', '.join(letter_ids)}: {reason}")
         self._delete(letter_ids)
+
+    def _in_order_of_delivery(self, letter_ids: Sequence[str]) -> Sequence[DeadLetter]:
+        with self._journal.connect() as connection:
+            rows = connection.execute("SELECT id, letter FROM journal_letters ORDER BY number, id").fetchall()
+        return [_letter(letter_id, stored) for letter_id, stored in rows if str(letter_id) in letter_ids]
 
     def _delete(self, letter_ids: Sequence[str]) -> None:
         with self._journal.connect() as connection:
