@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from wal_reading import Reading, confirmed_lsn, keys, provisioned, reading
+
 from cdc_core import Event, Operation, SourceError, TableId
 from cdc_testing.plugin import PostgresDatabase
 from cdc_wal import WalConfig
 from cdc_wal._connection import Connection, open_connection
 from cdc_wal._session import SchemaChange
 from cdc_wal._source import SlotSource
-from wal_reading import Reading, confirmed_lsn, keys, provisioned, reading
 
 pytestmark = pytest.mark.anyio
 
