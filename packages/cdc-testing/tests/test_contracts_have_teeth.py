@@ -8,9 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-import anyio
 import msgspec
-import pytest
 
 from cdc_core import (
     ChangeIdentity,
@@ -28,7 +26,6 @@ from cdc_core import (
     Transport,
 )
 from cdc_testing import Limits, MemoryTransport
-from cdc_testing.checks import PROMISES, Check, Harness, is_promised
 from cdc_testing.memory_harness import MemoryHarness, memory_of
 
 

@@ -117,7 +117,13 @@ class ChangeBuilder(Generic[T]):
     def resolve(self, relation: Relation, state: RelationState) -> None:
         """Put a relation's resolved state in force."""
         self._relations[relation.relation_id] = state
-        self._transaction.relations.pop(relation.relation_id, None)
+        transaction = self._transaction
+        before = transaction.relations.pop(relation.relation_id, None)
+        if before is not None and before.table == state.table:
+            # The server announces a table anew after TRUNCATE and ALTER TABLE too: its rows are counted on.
+            after = _RelationInTransaction(state, transaction, self._last_end_lsn)
+            after.events = before.events
+            transaction.relations[relation.relation_id] = after
 
     def feed(self, frames: Sequence[bytes], start: int = 0) -> tuple[int, Relation | None]:
         """Consume frames from `start` on; return the next one's index, and the relation to resolve first, if any.

@@ -100,7 +100,7 @@ class ReplicationStream:
                 self._pgconn.put_copy_data(update.to_bytes())
                 while self._pgconn.flush():
                     await anyio.wait_writable(self._pgconn.socket)
-            except (psycopg.OperationalError, OSError) as error:
+            except (psycopg.OperationalError, OSError, anyio.ClosedResourceError) as error:
                 raise ConnectionLost("the replication connection broke while a status was sent") from error
 
     async def finish(self) -> None:
@@ -116,7 +116,7 @@ class ReplicationStream:
                 self._pgconn.put_copy_end()
                 while self._pgconn.flush():
                     await anyio.wait_writable(self._pgconn.socket)
-            except (psycopg.OperationalError, OSError) as error:
+            except (psycopg.OperationalError, OSError, anyio.ClosedResourceError) as error:
                 raise ConnectionLost("the replication connection broke while it was closed") from error
         while True:
             size, _ = self._next_frame(end_is_error=False)

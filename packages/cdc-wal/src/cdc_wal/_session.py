@@ -172,7 +172,7 @@ class SlotSession(Generic[T]):
             max_bytes=config.max_batch_bytes,
             mark_end=mark_end,
         )
-        self._resolved: dict[Relation, RelationState] = {}
+        self._resolved: dict[tuple[Relation, tuple[str, ...]], RelationState] = {}
         self._shapes = dict(shapes)
         self._batches: deque[tuple[list[T], int]] = deque()
         self._buffered_bytes = 0
@@ -357,20 +357,23 @@ class SlotSession(Generic[T]):
         )
 
     async def _resolve(self, relation: Relation) -> None:
-        state = self._resolved.get(relation)
-        if state is None:
-            async with self._side.use() as connection:
-                for info in await type_infos(connection, self._decoder.unknown_types(relation)):
+        # The server repeats a Relation, byte for byte, when something about the table has changed: the order of the
+        # key's columns stands in the catalog alone. An unchanged key costs a query, and no new code for its rows.
+        async with self._side.use() as connection:
+            if unknown := self._decoder.unknown_types(relation):
+                for info in await type_infos(connection, unknown):
                     self._decoder.types.register(info)
-                key = await relation_key(connection, relation.relation_id)
+            key = (await relation_key(connection, relation.relation_id)).columns
+        state = self._resolved.get((relation, key))
+        if state is None:
             state = make_relation_state(
                 relation,
                 self._decoder.types,
-                key.columns,
+                key,
                 self._source_name,
                 cdc_schema=self._config.cdc_schema,
             )
-            self._resolved[relation] = state
+            self._resolved[relation, key] = state
         await self._announce(state.table, relation)
         self._builder.resolve(relation, state)
 
@@ -383,9 +386,7 @@ class SlotSession(Generic[T]):
                 old=tuple((column.name, column.type_oid) for column in before.columns),
                 new=tuple((column.name, column.type_oid) for column in relation.columns),
             )
-            self._paused = (
-                True  # nothing is received while the hook works: that is no silence of the server's
-            )
+            self._paused = True  # nothing is received meanwhile: that is no silence of the server's
             try:
                 await self._on_schema_change(change)
             except CdcError:
