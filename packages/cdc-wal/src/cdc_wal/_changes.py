@@ -10,6 +10,7 @@ import base64
 import json
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, Generic, Protocol, TypeVar, final
 
 from cdc_core import ChangeIdentity, Epoch, Operation, SourceError, TableId
@@ -309,9 +310,7 @@ class ChangeBuilder(Generic[T]):
         self.payload_bytes += self.last_bytes
         committed_at = transaction.committed_at
         self.events.append(
-            self._make(
-                key.encode(), encoded, Operation.MESSAGE, None, identity, None, committed_at, self._delivered
-            )
+            self._make(key, encoded, Operation.MESSAGE, None, identity, None, committed_at, self._delivered)
         )
         self._delivered += 1
 
@@ -379,12 +378,20 @@ def _origin_text(origin: str, origin_lsn: str, commit_lsn: int) -> str:
     return f',"xmin":null,"origin":{origin},"origin_lsn":{origin_lsn},"commit_lsn":{commit_lsn},"ordinal":'
 
 
-def _message_key(message: Message, member: str | None) -> str:
+def _message_key(message: Message, member: str | None) -> bytes:
     if member is not None:
-        try:
-            content: object = json.loads(message.content)
-        except ValueError:
-            content = None
-        if isinstance(content, dict) and member in content:
-            return json.dumps({member: content[member]}, ensure_ascii=False, separators=(",", ":"))
-    return json.dumps({"prefix": message.prefix}, ensure_ascii=False, separators=(",", ":"))
+        # Whatever an application writes, the reader goes on: JSON that is none, a lone surrogate ("\ud800"), which is
+        # no UTF-8, and nesting beyond Python's stack are content without that member.
+        with suppress(ValueError, RecursionError):
+            content: object = json.loads(message.content, parse_constant=_refuse_constant)
+            if isinstance(content, dict) and member in content:
+                return _json_bytes({member: content[member]})
+    return _json_bytes({"prefix": message.prefix})
+
+
+def _json_bytes(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, final
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final, cast, final
 
 import anyio
 
-from cdc_core import CdcError, Check, CheckState, Health, OutgoingEvent, Partition, PartitionLag
+from cdc_core import (
+    CdcError,
+    Check,
+    CheckState,
+    ContractError,
+    Health,
+    OutgoingEvent,
+    Partition,
+    PartitionLag,
+)
 from cdc_pgoutput import Lsn
 
 from ._dead_letters import open_error_router
@@ -77,8 +86,8 @@ class ReaderRun:
                         await self._hold()
                     except CdcError as error:
                         await self._pause(error)
-        except CdcError as error:
-            self.failure = error
+        except Exception as error:  # noqa: BLE001 - kept for whoever runs beside it, who raises it
+            self.failure = _one_error(error, self._reader.name)
             self.body.cancel()
         finally:
             self.ended.set()
@@ -169,3 +178,26 @@ class ReaderRun:
         if self._session is None:
             return Check(name=name, state=CheckState.WARN, why="not connected yet")
         return Check(name=name, state=CheckState.OK)
+
+
+def _one_error(error: BaseException, reader: str) -> CdcError:
+    """Return the one error that the user gets; what is no `CdcError` is the publisher's fault, or ours."""
+    leaves = list(_leaves(error))
+    first = next((leaf for leaf in leaves if isinstance(leaf, CdcError)), leaves[0])
+    if isinstance(first, CdcError):
+        return first
+    failure = ContractError(
+        f"an unexpected {type(first).__qualname__} came out of the publisher or the reader",
+        where={"reader": reader},
+        remedy="see the cause, and report it to the transport's author",
+    )
+    failure.__cause__ = first
+    return failure
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for member in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(member)
+    else:
+        yield error

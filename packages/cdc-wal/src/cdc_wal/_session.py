@@ -57,7 +57,7 @@ class Resume:
 
     epoch: Epoch
     confirmed_lsn: Lsn
-    shapes: Mapping[TableId, Relation]
+    shapes: Mapping[int, Relation]
 
 
 @asynccontextmanager
@@ -147,7 +147,7 @@ class SlotSession(Generic[T]):
         mark_end: Callable[[T], T] | None,
         password: PasswordProvider | None,
         on_schema_change: SchemaChangeHook | None,
-        shapes: Mapping[TableId, Relation],
+        shapes: Mapping[int, Relation],
     ) -> None:
         self.epoch = epoch
         self.database = database
@@ -379,7 +379,7 @@ class SlotSession(Generic[T]):
 
     async def _announce(self, table: TableId, relation: Relation) -> None:
         """Tell the hook of a shape that is not the table's last one, and only then take it for that."""
-        before = self._shapes.get(table)
+        before = self._shapes.get(relation.relation_id)
         if self._on_schema_change is not None and before is not None and before.columns != relation.columns:
             change = SchemaChange(
                 table=table,
@@ -399,7 +399,7 @@ class SlotSession(Generic[T]):
                 ) from error
             finally:
                 self._paused = False
-        self._shapes[table] = relation
+        self._shapes[relation.relation_id] = relation
 
     async def _report_status(self) -> None:
         """Report on our own clock, a quarter of the server's timeout, and soon after progress."""
