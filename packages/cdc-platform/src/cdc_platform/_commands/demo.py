@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
@@ -11,8 +11,9 @@ from rich.console import Console
 
 from cdc_core import CdcError, redact
 
+from .._demo.options import Backend, DemoFailed, DemoOptions, Fault
+
 if TYPE_CHECKING:
-    from .._demo.options import DemoOptions
     from .._demo.run import Result
 
 # One line for each paragraph: it is filled to the width of the terminal.
@@ -48,14 +49,14 @@ def demo(
         bool, typer.Option("--drop", help="Take away what earlier runs made in the database of --dsn.")
     ] = False,
     fault: Annotated[
-        Literal["restart", "immediate", "terminate"] | None,
+        Fault | None,
         typer.Option(
             help="Half-way: restart the server, crash it, or end the reader's session (with --dsn only this).",
         ),
     ] = None,
     rate: Annotated[float, typer.Option(min=1, help="Rows a second that the writers aim at.")] = 300.0,
     writers: Annotated[int, typer.Option(min=1, max=16, help="Sessions that write at once.")] = 4,
-    backend: Annotated[Literal["asyncio", "trio"], typer.Option(help="The event loop.")] = "asyncio",
+    backend: Annotated[Backend, typer.Option(help="The event loop.")] = Backend.ASYNCIO,
     seed: Annotated[int | None, typer.Option(help="Of the writers' dice, for the same mix again.")] = None,
     json_only: Annotated[
         bool,
@@ -69,19 +70,19 @@ def demo(
     console = Console(stderr=True, force_terminal=False) if json_only else Console()
     if drop and dsn is None:
         raise typer.BadParameter("needs --dsn: an embedded server leaves nothing behind", param_hint="--drop")
-    options = _options(seconds=seconds, dsn=dsn, fault=fault, rate=rate, writers=writers, seed=seed)
+    options = DemoOptions(seconds=seconds, dsn=dsn, fault=fault, rate=rate, writers=writers, seed=seed)
+    _check_extra()
     from psycopg import Error as DatabaseError
 
     from cdc_testing.servers import ServerError
 
-    from .._demo.options import DemoFailed
     from .._demo.run import drop_demo, run_demo
 
     try:
         if drop:
-            anyio.run(drop_demo, options.dsn or "", console, backend=backend)
+            anyio.run(drop_demo, options.dsn or "", console, backend=backend.value)
             return
-        result = anyio.run(run_demo, options, console, backend=backend)
+        result = anyio.run(run_demo, options, console, backend=backend.value)
     except (CdcError, DemoFailed, ServerError, DatabaseError) as error:
         text = redact(f"{type(error).__name__}: {error}")
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
@@ -95,29 +96,18 @@ def demo(
     raise typer.Exit(0 if result.good else 1)
 
 
-def _options(
-    *, seconds: float, dsn: str | None, fault: str | None, rate: float, writers: int, seed: int | None
-) -> DemoOptions:
+def _check_extra() -> None:
     try:
         from .._demo import run as run
-        from .._demo.options import DemoOptions, Fault
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         typer.echo(
-            f"the demo needs more than is installed ({error.name}). Remedy: pip install 'cdc-platform[demo]'",
+            f"the demo needs more than is installed: {error.name}. Remedy: pip install 'cdc-platform[demo]'",
             err=True,
         )
         raise typer.Exit(2) from error
-    return DemoOptions(
-        seconds=seconds,
-        dsn=dsn,
-        fault=None if fault is None else Fault(fault),
-        rate=rate,
-        writers=writers,
-        seed=seed,
-    )
 
 
-def _figures(result: Result | None, options: DemoOptions, backend: str) -> dict[str, object]:
+def _figures(result: Result | None, options: DemoOptions, backend: Backend) -> dict[str, object]:
     """Return the figures of a run; what could not be measured is null, never 0."""
     proof = None if result is None else result.proof
     names = (
@@ -138,6 +128,7 @@ def _figures(result: Result | None, options: DemoOptions, backend: str) -> dict[
             "seconds": round(result.seconds, 3),
             "drain_seconds": round(result.drain_seconds, 3),
             "rate": None if written is None else round(written / max(result.seconds, 0.001), 1),
+            "rolled_back": result.rolled_back,
             "unanswered_commits": result.unanswered,
             "fault_seconds": None if result.fault_seconds is None else round(result.fault_seconds, 3),
             "server_version": result.server_version,
@@ -145,4 +136,4 @@ def _figures(result: Result | None, options: DemoOptions, backend: str) -> dict[
         }
     else:
         figures |= {"seconds": None}
-    return figures | {"fault": options.fault and options.fault.value, "backend": backend}
+    return figures | {"fault": options.fault, "backend": backend}

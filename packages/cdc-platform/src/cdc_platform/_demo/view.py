@@ -84,13 +84,13 @@ def _screen(status: Status) -> RenderableType:
         Text.assemble(("cdc demo", "bold"), f"  {status.place}"),
         bar,
         _columns(_changes(status), _figures(status)),
-        _recent(status),
     ]
     if status.letters:
         parts.append(letters_table(list(status.letters), title="Dead letters, the latest"))
     parts += [Text(note, style="yellow") for note in status.notes]
-    parts.append(Text("Ctrl-C stops the writers, lets everything arrive, and proves it", style="dim"))
-    return Panel(Group(*parts), box=box.ROUNDED)
+    parts.append(_recent(status))  # last: what a small terminal cuts off
+    hint = "Ctrl-C stops the writers, lets everything arrive, and proves it"
+    return Panel(Group(*parts), box=box.ROUNDED, title=hint)
 
 
 def _columns(*parts: RenderableType) -> RenderableType:
