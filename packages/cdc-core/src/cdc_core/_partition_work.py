@@ -12,6 +12,7 @@ import anyio
 from ._errors import CdcError, HandlerFailing, PartitionLost, RoutingError
 from ._events import Event
 from ._progress import PartitionProgress, Tally
+from ._repeats import FollowsDeliveries
 from ._retry import Backoff, Verdict
 from ._streams import PartitionStream
 from ._telemetry import PartitionTelemetry
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ._pipeline import Pipeline
 
 T = TypeVar("T")
+
+_LOOK_SECONDS: Final = 0.05
 
 logger: Final = logging.getLogger("cdc_core")
 
@@ -54,6 +57,19 @@ class PartitionWork:
         self.fields = {"pipeline": pipeline.name, "partition": str(stream.partition)}
         self._each_is_asked = pipeline.transport.traits.commit_prefix is CommitPrefix.LANE
         self._last_call_seconds = 0.0
+        handler = pipeline.handler
+        follows = hasattr(handler, "delivered") and hasattr(handler, "settled")
+        self._following_handler = cast("FollowsDeliveries", handler) if follows else None
+
+    def delivered(self, events: Sequence[Event]) -> None:
+        """Tell a handler that follows deliveries of a batch, before any of its events is handled."""
+        if (handler := self._following_handler) is not None:
+            handler.delivered(events)
+
+    def settled(self, events: Sequence[Event]) -> None:
+        """Tell a handler that follows deliveries of events that stand in the dead letters."""
+        if (handler := self._following_handler) is not None:
+            handler.settled(events)
 
     def backoff(self) -> Backoff:
         """Return a fresh backoff of the pipeline's retry policy."""
@@ -135,7 +151,29 @@ class PartitionWork:
             },
         )
         self.require_time(delay)
-        await self.pipeline.sleep(delay)
+        if endless:
+            await self._sleep_unless_leaving(delay)
+        else:
+            await self.pipeline.sleep(delay)
+
+    async def _sleep_unless_leaving(self, seconds: float) -> None:
+        """Sleep, or leave the partition once it is revoked or the pipeline drains.
+
+        What is down now may be down because of what we hold up: a database that shuts down waits for its reader,
+        whose handler cannot write to it. The events come again.
+        """
+        async with anyio.create_task_group() as tasks:
+
+            async def sleep() -> None:
+                await self.pipeline.sleep(seconds)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(sleep)
+            while self.stream.revoking_at is None:  # noqa: ASYNC110 - a number of the protocol, which no event tells
+                await anyio.sleep(_LOOK_SECONDS)
+            tasks.cancel_scope.cancel()
+        if self.stream.revoking_at is not None:
+            raise LeavePartition(lost=False)
 
     async def ack(self, events: Sequence[Event]) -> None:
         """Acknowledge events; leave the partition if none of them is ours any more."""
