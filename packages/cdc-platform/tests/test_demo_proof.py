@@ -64,6 +64,11 @@ def backwards(events: Sequence[Event]) -> Sequence[Event]:
     return events[::-1]
 
 
+def refuse(events: Sequence[Event]) -> Sequence[Event]:
+    """Fail, whatever comes."""
+    raise ValueError("the sink takes nothing")
+
+
 async def run(database: PostgresDatabase, tamper: Tamper | None) -> Result:
     console = Console(file=io.StringIO(), force_terminal=False)
     return await run_demo(
@@ -109,3 +114,12 @@ async def test_changes_of_a_key_in_another_order_are_found(postgres_database: Po
     result = await run(postgres_database, backwards)
     assert result.proof is not None
     assert (result.proof.reordered > 0, result.proof.lost, result.good) == (True, 0, False)
+
+
+async def test_a_handler_that_always_fails_ends_the_run_and_the_rest_is_lost(
+    postgres_database: PostgresDatabase,
+) -> None:
+    result = await run(postgres_database, refuse)
+    assert result.error.startswith("HandlerFailing")
+    assert result.proof is not None
+    assert (result.proof.lost > 0, result.good) == (True, False)

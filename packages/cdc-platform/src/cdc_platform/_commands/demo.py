@@ -24,12 +24,33 @@ _PARAGRAPHS = (
     " read: it lands in the dead letters, and the stream goes on.",
     "At the end the database is asked: triggers wrote a ledger, in the transaction of each change, and it is compared"
     " with what was handled and what is in the dead letters, by key and checksum. The exit status is 0 only when"
-    " nothing was lost, nothing came out of order, and nothing that was rolled back was delivered.",
+    " nothing was lost, nothing came out of order, and nothing that was rolled back was delivered; 1 when the proof"
+    " fails, 2 when there is none.",
     "Ctrl-C stops the writers, lets everything arrive, and proves it; a second one abandons.",
     "`cdc demo --fault restart` restarts the server in the middle of it.",
     "`cdc demo --dsn postgresql://me@host/db` uses your own database (with wal_level=logical), and goes on with its"
     " slot when it is run again; `--drop` takes everything away.",
     "`cdc demo --seconds 10 --json | tail -n 1` is for scripts.",
+)
+_PROVED = (
+    "written",
+    "handled",
+    "dead_letters",
+    "lost",
+    "duplicates",
+    "reordered",
+    "resurrected",
+    "altered",
+)
+_MEASURED = (
+    "seconds",
+    "drain_seconds",
+    "rate",
+    "written_before",
+    "rolled_back",
+    "unanswered",
+    "fault_seconds",
+    "server_version",
 )
 HELP = "\n\n".join(_PARAGRAPHS)
 
@@ -87,7 +108,7 @@ def demo(
         text = redact(f"{type(error).__name__}: {error}")
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         if json_only:
-            typer.echo(json.dumps(_figures(None, options, backend) | {"error": text}))
+            typer.echo(json.dumps(_figures(None, options, backend, text)))
         raise typer.Exit(2) from error
     if result.error:
         console.print(redact(result.error), style="red", markup=False, highlight=False, soft_wrap=True)
@@ -107,33 +128,21 @@ def _check_extra() -> None:
         raise typer.Exit(2) from error
 
 
-def _figures(result: Result | None, options: DemoOptions, backend: Backend) -> dict[str, object]:
+def _figures(
+    result: Result | None, options: DemoOptions, backend: Backend, error: str = ""
+) -> dict[str, object]:
     """Return the figures of a run; what could not be measured is null, never 0."""
-    proof = None if result is None else result.proof
-    names = (
-        "written",
-        "handled",
-        "dead_letters",
-        "lost",
-        "duplicates",
-        "reordered",
-        "resurrected",
-        "altered",
-    )
-    figures: dict[str, object] = {name: getattr(proof, name, None) for name in names}
-    if result is not None:
-        written = None if proof is None else proof.written - result.written_before
-        figures |= {
-            "written_before": result.written_before,
-            "seconds": round(result.seconds, 3),
-            "drain_seconds": round(result.drain_seconds, 3),
-            "rate": None if written is None else round(written / max(result.seconds, 0.001), 1),
-            "rolled_back": result.rolled_back,
-            "unanswered_commits": result.unanswered,
-            "fault_seconds": None if result.fault_seconds is None else round(result.fault_seconds, 3),
-            "server_version": result.server_version,
-            "error": result.error or None,
-        }
-    else:
-        figures |= {"seconds": None}
-    return figures | {"fault": options.fault, "backend": backend}
+    figures: dict[str, object] = {
+        name: getattr(result.proof if result is not None else None, name, None) for name in _PROVED
+    }
+    figures |= {name: getattr(result, name, None) for name in _MEASURED}
+    if result is not None and result.proof is not None:
+        figures["rate"] = (result.proof.written - result.written_before) / max(result.seconds, 0.001)
+    figures = {
+        name: round(value, 3) if isinstance(value, float) else value for name, value in figures.items()
+    }
+    return figures | {
+        "fault": options.fault,
+        "backend": backend,
+        "error": error or (result.error if result is not None else "") or None,
+    }

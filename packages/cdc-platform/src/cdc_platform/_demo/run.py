@@ -137,8 +137,11 @@ class _Run:
         error = ""
         try:
             await self._run_pipeline(status)
-        except (CdcError, DemoFailed) as failure:
-            error = f"{type(failure).__name__}: {failure}"
+        except Exception as failure:
+            if not isinstance(first := _first(failure), (CdcError, DemoFailed)):
+                raise
+            # what was written until then is proved all the same: what is missing is lost
+            error = f"{type(first).__name__}: {first}"
         drain_seconds = status.elapsed_seconds - self._wrote_seconds
         proof = await self._prove()
         return Result(
@@ -209,12 +212,14 @@ class _Run:
     async def _write(self, status: Status) -> None:
         status.started_at = time.monotonic()
         status.phase = "running"
-        async with writing(self._dsn, self._options) as status.tally:
-            with anyio.move_on_after(self._options.seconds or float("inf")):
-                if self._options.fault is not None:
-                    await self._cause_fault(status)
-                await self._stopping.wait()
-        self._wrote_seconds = time.monotonic() - status.started_at
+        try:
+            async with writing(self._dsn, self._options) as status.tally:
+                with anyio.move_on_after(self._options.seconds or float("inf")):
+                    if self._options.fault is not None:
+                        await self._cause_fault(status)
+                    await self._stopping.wait()
+        finally:
+            self._wrote_seconds = status.elapsed_seconds
 
     async def _cause_fault(self, status: Status) -> None:
         fault = self._options.fault

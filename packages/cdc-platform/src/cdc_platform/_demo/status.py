@@ -49,7 +49,7 @@ class Status:
         self.live: RunningPipeline | None = None
         self.confirmed_lsn: str | Unknown = UNKNOWN
         self.letters: deque[DeadLetter] = deque(maxlen=_LETTERS_SHOWN)
-        self.notes: deque[str] = deque(maxlen=4)
+        self.notes: list[str] = []
         self.started_at = time.monotonic()
         self._opened_at = time.time()
         self._letters_read = 0
@@ -108,7 +108,10 @@ async def read_confirmed_lsn(session: Session) -> str | Unknown:
 
 @final
 class NoteWarnings(logging.Handler):
-    """Shows the warnings of the libraries as notes: a live view and lines on a terminal do not go together."""
+    """Shows the warnings of the libraries as notes: a live view and lines on a terminal do not go together.
+
+    Those about a poison row are left out: it is shown as the dead letter that it becomes.
+    """
 
     def __init__(self, status: Status) -> None:
         super().__init__(logging.WARNING)
@@ -116,6 +119,8 @@ class NoteWarnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take note of a record."""
+        if getattr(record, "cause_type", "") == ValueError.__name__:
+            return
         fields = (str(getattr(record, name, "")) for name in ("error", "reason", "cause_type", "why"))
         details = ": ".join(field for field in fields if field)
         self._status.note(f"{record.getMessage()} {f'({details})' if details else ''}".rstrip()[:160])
