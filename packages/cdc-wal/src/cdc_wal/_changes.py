@@ -28,7 +28,10 @@ _TUPLE_AT: Final = _HEADER_BYTES + 5  # behind the tag and the relation id: the 
 _KEEPALIVE: Final = ord("k")
 _ROWS: Final = b"IUD"
 _INSERT, _UPDATE, _ = _ROWS
+_CREATE: Final = Operation.CREATE
 _BEGIN, _COMMIT = b"BC"
+# Kind, LSN, tag, relation id: what a row needs of the frame's and the message's head, in one call.
+_head = struct.Struct("!BQ16xBI").unpack_from
 _u32 = struct.Struct("!I").unpack_from
 _u64 = struct.Struct("!Q").unpack_from
 _begin = struct.Struct("!QqI").unpack_from  # commit LSN, commit time, xid
@@ -126,51 +129,62 @@ class ChangeBuilder(Generic[T]):
         """
         now = self._now_us()
         self._outer_times = f'"ts_ms":{now // 1000},"ts_us":{now},"ts_ns":{now}000}}'
-        index = start
+        end = f'}},"op":"c",{self._outer_times}'
+        epoch, make, events, transaction = self._epoch, self._make, self.events, self._transaction
+        relations, index = transaction.relations, start
+        # An insert's whole way stands in this loop, without a call but the codec's and the maker's: the same in methods
+        # took 1.1 us more per row (of 3.9). All other frames have methods.
         try:
             for index in range(start, len(frames)):
                 frame = frames[index]
-                if frame[0] == _KEEPALIVE:
-                    self._number_events()
-                    self._tracker.wal_end(Lsn(_u64(frame, 1)[0]))
-                    self.reply_requested = self.reply_requested or frame[17] == 1
+                try:
+                    kind, lsn, tag, relation_id = _head(frame)
+                except struct.error:  # shorter than any row, as a keepalive is
+                    kind, lsn, tag, relation_id = frame[0], 0, 0, 0
+                if tag not in _ROWS or kind == _KEEPALIVE:
+                    if (announced := self._control(frame)) is not None:
+                        return index + 1, announced
                     continue
-                tag = frame[_HEADER_BYTES]
-                if tag in _ROWS:
-                    self._row(frame, tag)
-                    if self.payload_bytes >= self._max_bytes:
-                        self._number_events()
-                        return index + 1, None
-                elif (relation := self._control(frame)) is not None:
-                    return index + 1, relation
+                relation = relations.get(relation_id) or self._open_relation(frame, relation_id)
+                ordinal = transaction.ordinal
+                transaction.ordinal = ordinal + 1  # before any filter of ours: the number is the same on every repeat
+                if relation.ignored:
+                    continue
+                if tag != _INSERT:
+                    self._change(frame, tag, relation, lsn, ordinal)
+                else:
+                    after, key = relation.insert(frame, _TUPLE_AT)
+                    total = transaction.events = transaction.events + 1
+                    of_table = relation.events = relation.events + 1
+                    value = (
+                        f'{{"before":null,"after":{after}{relation.head}{lsn}{relation.middle}{lsn}{transaction.origin}'
+                        f'{ordinal}{relation.tail}{total},"data_collection_order":{of_table}{end}'
+                    ).encode()
+                    delivery = self._delivered
+                    self._delivered = delivery + 1
+                    self.payload_bytes += len(value)
+                    identity = ChangeIdentity(epoch, transaction.commit_lsn, ordinal)
+                    at = transaction.committed_at
+                    key_bytes = None if key is None else key.encode()
+                    events.append(make(key_bytes, value, _CREATE, relation.table, identity, None, at, delivery))
+                if self.payload_bytes >= self._max_bytes:
+                    self._number_events()
+                    return index + 1, None
         except (PgOutputError, struct.error, IndexError) as error:
             raise self._broken(frames[index], error) from error
         self._number_events()
         return len(frames), None
 
-    def _row(self, frame: bytes, tag: int) -> None:
-        # One function for all three, and no call but the codec's and the maker's: it runs for every row.
-        transaction = self._transaction
-        relation = transaction.relations.get(_u32(frame, _HEADER_BYTES + 1)[0]) or self._open_relation(frame)
-        ordinal = transaction.ordinal
-        transaction.ordinal = ordinal + 1  # before any filter of ours: the number is the same on every repeat
-        if relation.ignored:
-            return
-        before = after = "null"
-        old_key = None
-        if tag == _INSERT:
-            op = Operation.CREATE
-            after, key = relation.codec.insert(frame, _TUPLE_AT)
-        elif tag == _UPDATE:
-            op = Operation.UPDATE
-            old, after, key, old_key = relation.codec.update(frame, _TUPLE_AT)
-            before = old or "null"
-        else:
-            op = Operation.DELETE
+    def _change(self, frame: bytes, tag: int, relation: _RelationInTransaction, lsn: int, ordinal: int) -> None:
+        """Make the events of an update or a delete."""
+        if tag != _UPDATE:
             before, key = relation.codec.delete(frame, _TUPLE_AT)
-        lsn = str(_u64(frame, 1)[0])
+            self._emit(relation, Operation.DELETE, key, before, "null", lsn, ordinal)
+            return
+        old, after, key, old_key = relation.codec.update(frame, _TUPLE_AT)
+        before = old or "null"
         if old_key is None:
-            self._emit(relation, op, key, before, after, lsn, ordinal)
+            self._emit(relation, Operation.UPDATE, key, before, after, lsn, ordinal)
         else:
             # An update that changes the key: a delete of the old (0), its tombstone (1), a create of the new (2).
             # Transports that compact make the tombstone; its number stays free elsewhere.
@@ -184,7 +198,7 @@ class ChangeBuilder(Generic[T]):
         key: str | None,
         before: str,
         after: str,
-        lsn: str,
+        lsn: int,
         ordinal: int,
         sub_index: int = 0,
         related_key: str | None = None,
@@ -193,9 +207,9 @@ class ChangeBuilder(Generic[T]):
         total = transaction.events = transaction.events + 1
         of_table = relation.events = relation.events + 1
         value = (
-            f'{{"before":{before},"after":{after},"source":{relation.head}{lsn}{relation.middle}{lsn}'
-            f'{transaction.origin}{ordinal}{relation.tail}{total},"data_collection_order":{of_table}}}'
-            f',"op":"{op._value_}",{self._outer_times}'
+            f'{{"before":{before},"after":{after}{relation.head}{lsn}{relation.middle}{lsn}{transaction.origin}'
+            f'{ordinal}{relation.tail}{total},"data_collection_order":{of_table}}},"op":"{op._value_}",'
+            f"{self._outer_times}"
         ).encode()
         delivery = self._delivered
         self._delivered = delivery + 1
@@ -213,10 +227,9 @@ class ChangeBuilder(Generic[T]):
             )
         )
 
-    def _open_relation(self, frame: bytes) -> _RelationInTransaction:
+    def _open_relation(self, frame: bytes, relation_id: int) -> _RelationInTransaction:
         """Make what the rows of a relation share within this transaction."""
         transaction = self._transaction
-        relation_id = _u32(frame, _HEADER_BYTES + 1)[0]
         state = self._relations.get(relation_id)
         if state is None or not transaction.open:
             self._decoder.decode(frame[_HEADER_BYTES:])  # says what is wrong with an unannounced relation
@@ -227,6 +240,12 @@ class ChangeBuilder(Generic[T]):
         return found
 
     def _control(self, frame: bytes) -> Relation | None:
+        """Consume a frame that is no row; return the relation that it announces, if it does."""
+        if frame[0] == _KEEPALIVE:
+            self._number_events()
+            self._tracker.wal_end(Lsn(_u64(frame, 1)[0]))
+            self.reply_requested = self.reply_requested or frame[17] == 1
+            return None
         tag = frame[_HEADER_BYTES]
         if tag == _BEGIN:
             commit_lsn, commit_time, xid = _begin(frame, _HEADER_BYTES + 1)
@@ -254,7 +273,7 @@ class ChangeBuilder(Generic[T]):
         return None
 
     def _truncate(self, frame: bytes, message: Truncate) -> None:
-        transaction, lsn = self._transaction, str(_u64(frame, 1)[0])
+        transaction, lsn = self._transaction, _u64(frame, 1)[0]
         ordinal = transaction.ordinal
         transaction.ordinal += 1
         for index, announced in enumerate(message.relations):
@@ -317,14 +336,16 @@ class ChangeBuilder(Generic[T]):
 class _RelationInTransaction:
     """What the events of one relation share within one transaction."""
 
-    __slots__ = ("codec", "events", "head", "ignored", "middle", "table", "tail")
+    __slots__ = ("codec", "events", "head", "ignored", "insert", "middle", "table", "tail")
 
     def __init__(self, state: RelationState, transaction: _Transaction, last_end_lsn: int | None) -> None:
         self.codec = state.codec
+        self.insert = state.codec.insert
         self.ignored = state.ignored
         self.table = state.table
         self.events = 0
-        self.head, self.middle = state.source_parts(transaction.commit_time_us, transaction.xid, last_end_lsn)
+        head, self.middle = state.source_parts(transaction.commit_time_us, transaction.xid, last_end_lsn)
+        self.head = f',"source":{head}'
         self.tail = f'{state.source_tail},"transaction":{{"id":"{transaction.id}","total_order":'
 
 
@@ -337,6 +358,7 @@ class _Transaction:
     )  # fmt: skip
 
     def __init__(self) -> None:
+        self.relations: dict[int, _RelationInTransaction] = {}
         self.begin(0, 0, 0)
         self.open = False
 
@@ -349,7 +371,7 @@ class _Transaction:
         self.id = f"{xid}:{commit_lsn}"  # one for the whole transaction; Debezium's differs from event to event
         self.ordinal = 0
         self.events = 0
-        self.relations: dict[int, _RelationInTransaction] = {}
+        self.relations.clear()  # in place: the loop of `feed` holds the dict
         self.origin = _origin_text("null", "null", commit_lsn)
 
     def set_origin(self, name: str, lsn: int) -> None:
