@@ -148,7 +148,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types strictly, with mypy and with pyright, and that every public name has its types."""
     editable = [f"-e{package.folder}{extras_of(package)}" for package in WORKSPACE.packages]
-    session.install(*editable, *group("types", "lint", "test", "docs"))
+    session.install(*editable, *group("types", "lint", "test", "examples", "docs"))
     commands: list[list[str]] = []
     # Each package and folder on its own: two of them may have files of one name.
     for package in WORKSPACE.packages:
@@ -197,7 +197,7 @@ def tests(session: nox.Session, version: str) -> None:
 @nox.session(requires=["wheels"])
 def integration(session: nox.Session) -> None:
     """Run what needs real servers, and the README's and the examples' programs."""
-    session.install(*wheels_of(WORKSPACE.packages), *group("test"))
+    session.install(*wheels_of(WORKSPACE.packages), *group("test", "examples"))
     run_pytest(session, ["python"], [ROOT / "tests-integration"])
 
 

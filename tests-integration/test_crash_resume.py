@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import psycopg
 import pytest
+
 from cdc_core import ChangeIdentity, parse_identity, provision
 from cdc_testing.plugin import PostgresDatabase
 from cdc_wal import PostgresTransport, WalConfig
@@ -35,15 +37,17 @@ async def test_rule_18_thirty_kills_lose_nothing_and_each_replay_begins_after_th
     with psycopg.connect(database.dsn, autocommit=True) as sql:
         sql.execute("CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n int)")
         await provision(PostgresTransport(config))
-        moment = random.Random(20)  # noqa: S311 -- moments to kill at, the same in each run
-        runs: list[tuple[int, list[str]]] = []  # the confirmed LSN before each run, and what the run was given
+        moment = random.Random(20)
+        runs: list[
+            tuple[int, list[str]]
+        ] = []  # the confirmed LSN before each run, and what the run was given
         with writing(database.dsn):
             for number in range(KILLS):
                 confirmed = confirmed_lsn(sql, database.name)
                 path = tmp_path / f"run-{number}"
                 with consumer(anyio_backend, config, path) as process:
                     wait_for_lines(path, moment.choice([1, 1, 2, 10, 50]), process)
-                    time.sleep(moment.random() * 0.05)
+                    await anyio.sleep(moment.random() * 0.05)
                     process.kill()
                     process.wait()
                 wait_until_free(sql, database.name)
@@ -91,7 +95,7 @@ def writing(dsn: str) -> Iterator[None]:
     stop = threading.Event()
 
     def write(seed: int) -> None:
-        choice = random.Random(seed)  # noqa: S311
+        choice = random.Random(seed)
         with psycopg.connect(dsn) as session:
             while not stop.is_set():
                 rows = choice.randint(1, 5)
@@ -125,7 +129,7 @@ def confirmed_lsn(sql: psycopg.Connection, slot_name: str) -> int:
 def wait_until_free(sql: psycopg.Connection, slot_name: str) -> None:
     deadline = time.monotonic() + 20
     while sql.execute(
-        "SELECT FROM pg_replication_slots WHERE slot_name = %s AND active", [slot_name]
+        "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND active", [slot_name]
     ).fetchone():
         assert time.monotonic() < deadline, "the killed process' slot stays active"
         time.sleep(0.01)

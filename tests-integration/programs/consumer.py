@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import anyio
+
 from cdc_core import Event, Pipeline, serve
 from cdc_wal import PostgresTransport, WalConfig
 

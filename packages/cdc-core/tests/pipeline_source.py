@@ -70,6 +70,8 @@ class ScriptedStream:
         self.lost = False
         self.scope = WorkerScope()
         self.error: Exception | None = None
+        self.iterating = True
+        self.left_while_iterating = False
         self._batches: deque[Sequence[Event]] = deque()
         self._ended = False
         self._news = anyio.Event()
@@ -100,21 +102,25 @@ class ScriptedStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        self.left_while_iterating = self.iterating
         return self.scope.__exit__(kind, error, trace)
 
     def __aiter__(self) -> AsyncIterator[Sequence[Event]]:
         return self._iterate()
 
     async def _iterate(self) -> AsyncIterator[Sequence[Event]]:
-        while self.revoking_at is None:
-            await anyio.lowlevel.checkpoint()
-            if self._batches:
-                yield self._batches.popleft()
-            elif self._ended:
-                break
-            else:
-                self._news = anyio.Event()
-                await self._news.wait()
+        try:
+            while self.revoking_at is None:
+                await anyio.lowlevel.checkpoint()
+                if self._batches:
+                    yield self._batches.popleft()
+                elif self._ended:
+                    break
+                else:
+                    self._news = anyio.Event()
+                    await self._news.wait()
+        finally:
+            self.iterating = False
         if self.error is not None:
             raise self.error
 

@@ -293,6 +293,16 @@ async def test_events_that_are_no_longer_ours_are_neither_handled_nor_acknowledg
     assert sink.handled == transport.stream.acked == [1, 2]
 
 
+async def test_an_iteration_that_is_left_early_is_closed_by_then() -> None:
+    transport, sink = ScriptedTransport(), Sink(holding=True)
+    transport.stream.send(event(0))
+    async with pipeline(transport, sink).running():
+        await sink.called.wait()
+        transport.stream.lose()
+        await transport.stream.scope.finished.wait()
+    assert not transport.stream.left_while_iterating
+
+
 async def test_no_call_starts_that_would_outlast_a_revoke() -> None:
     transport = ScriptedTransport()
     calls: list[int] = []
@@ -376,6 +386,33 @@ async def test_a_sink_that_stays_down_does_not_prolong_a_drain_beyond_its_bound(
             await tried.wait()
     assert transport.stream.acked == []
     assert transport.letters == []
+
+
+async def test_a_retry_that_would_come_too_late_is_not_waited_for() -> None:
+    transport = ScriptedTransport()
+    slept: list[float] = []
+
+    async def down(events: Sequence[Event]) -> None:
+        transport.stream.revoking_at = anyio.current_time() + 5.0
+        raise Transient
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await anyio.sleep(0 if seconds < 7200.0 else math.inf)
+
+    transport.stream.send(event(0))
+    value = Pipeline(
+        name="t",
+        transport=transport,
+        handler=down,
+        sleep=sleep,
+        retry=RetryPolicy(initial_delay_seconds=10.0),
+        monitor_interval_seconds=7200.0,
+    )
+    async with value.running():
+        await transport.stream.scope.finished.wait()
+    assert set(slept) <= {7200.0}, "only the monitor's sampler waits"
+    assert transport.stream.acked == []
 
 
 @pytest.mark.parametrize(

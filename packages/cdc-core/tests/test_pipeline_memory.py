@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from cdc_core import Event, Pipeline, Poison, RetryPolicy, TableId, Transient
-from cdc_testing import Crash, Duplicate, Limits, MemoryTransport, run_until_idle
+from cdc_testing import Crash, Duplicate, Fault, Limits, MemoryTransport, run_until_idle
 
 pytestmark = pytest.mark.anyio
 TABLE = TableId("shop", "orders")
@@ -44,7 +44,7 @@ def number_of(event: Event) -> int:
 async def test_nothing_is_lost_and_each_key_keeps_its_order(seed: int, park: bool, concurrency: int) -> None:
     chance = random.Random(seed)
     points = ["handler", "ack", "commit"]
-    faults = [
+    faults: list[Fault] = [
         *(Crash(before=chance.choice(points), at=chance.randrange(1, EVENTS)) for _ in range(2)),
         Duplicate(at=chance.randrange(1, EVENTS)),
     ]

@@ -107,8 +107,9 @@ async def test_the_store_is_asked_at_most_once_a_second_for_a_key() -> None:
         await transport.stream.until_acked(0)
         clock.now += 5.0
         before = transport.list_calls
-        transport.stream.send(*(event(number, "k") for number in range(1, 50)))
-        await transport.stream.until_acked(49)
+        for number in range(1, 20):
+            transport.stream.send(event(number, "k"))
+        await transport.stream.until_acked(*range(1, 20))
         assert transport.list_calls == before + 1
 
 

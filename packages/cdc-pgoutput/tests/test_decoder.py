@@ -34,9 +34,6 @@ from cdc_pgoutput import (
     StreamStop,
     Truncate,
     Type,
-    TypeInfo,
-    TypeKind,
-    TypeRegistry,
     UnchangedToast,
     Update,
 )
@@ -370,27 +367,6 @@ def test_rows_keep_the_shape_they_were_sent_with(decoder: Decoder) -> None:
     assert isinstance(new, Insert)
     assert old.new.to_json() == b'{"id":1,"name":"a"}'
     assert new.new.to_json() == b'{"id":"1","name":"a","more":2}'
-
-
-def test_unknown_types_are_named_until_they_are_registered() -> None:
-    types = TypeRegistry()
-    decoder = Decoder(types=types)
-    relation = decoder.decode(wire.relation(("a", 50001), ("b", 23), ("c", 50002), ("d", 50001)))
-    row = decoder.decode(wire.insert("{x,y}", "1", "7", "{}"))
-    assert isinstance(relation, Relation)
-    assert isinstance(row, Insert)
-    assert decoder.unknown_types(relation) == (50001, 50002)
-    assert row.new.to_dict() == {"a": "{x,y}", "b": 1, "c": "7", "d": "{}"}
-    assert row.new.to_json() == b'{"a":"e3gseX0=","b":1,"c":"Nw==","d":"e30="}'
-    types.register(TypeInfo(oid=50001, name="_mood", kind=TypeKind.ARRAY, element_oid=50003))
-    types.register(TypeInfo(oid=50002, name="age", kind=TypeKind.DOMAIN, base_oid=23))
-    assert decoder.unknown_types(relation) == (50003,)
-    types.register(TypeInfo(oid=50003, name="mood", kind=TypeKind.ENUM))
-    assert decoder.unknown_types(relation) == ()
-    assert row.new.to_json() == b'{"a":["x","y"],"b":1,"c":7,"d":[]}'
-    assert row.new.to_dict() == {"a": ["x", "y"], "b": 1, "c": 7, "d": []}
-    decoder.recompile(relation)
-    assert row.new.to_json() == b'{"a":["x","y"],"b":1,"c":7,"d":[]}'
 
 
 def test_equal_rows_are_equal_and_a_repr_shows_no_values(decoder: Decoder) -> None:

@@ -115,6 +115,7 @@ def test_a_mutated_recorded_session_gives_messages_or_decode_errors(data: st.Dat
         feed(decoder, data.draw(mutations(payload)) if data.draw(st.booleans()) else payload)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4), st.lists(st.binary(max_size=40), max_size=5))
 def test_random_bytes_give_messages_or_decode_errors(version: int, stream: list[bytes]) -> None:
     decoder = Decoder(version)
@@ -122,6 +123,7 @@ def test_random_bytes_give_messages_or_decode_errors(version: int, stream: list[
         feed(decoder, payload)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4), st.sampled_from(b"BCORYIUDTMSEcAbPKrp"), st.binary(max_size=60))
 def test_random_bytes_behind_a_known_tag_give_messages_or_decode_errors(
     version: int, tag: int, rest: bytes

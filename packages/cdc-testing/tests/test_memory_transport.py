@@ -75,6 +75,7 @@ async def test_what_was_not_committed_before_a_crash_comes_again_with_the_same_i
         transport.crash()
         with pytest.raises(InjectedCrash):
             await stream.ack(before[2:])
+    transport.restart()
     async with first_stream(transport) as stream:
         after = await take(stream, 2)
     assert [event.identity for event in after] == [event.identity for event in before[1:]]

@@ -113,5 +113,5 @@ async def test_extension_types_and_those_of_the_information_schema_are_read(any_
         oids.append(await oid_of(connection, "regtype", "information_schema.cardinal_number"))
         found = await type_infos(connection, oids)
     assert sorted(info.name for info in found) == sorted([*names, "cardinal_number"])
-    if any_database.server.version.startswith("15"):
+    if any_database.major == 15:
         assert names == ["citext", "hstore", "ltree"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cdc_pgoutput import Lsn
-from cdc_wal._confirm import ConfirmTracker
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from cdc_pgoutput import Lsn
+from cdc_wal._confirm import ConfirmTracker
 
 
 @dataclass

@@ -10,6 +10,7 @@ import anyio
 import anyio.abc
 import pytest
 from psycopg import pq
+from psycopg.conninfo import make_conninfo
 from wal_database import Database, until
 
 from cdc_core import AccessError, ConfigError, ContractError
@@ -83,7 +84,7 @@ async def test_no_setting_of_a_database_or_role_changes_how_a_value_is_printed(
 
 
 async def test_options_of_the_user_are_kept_and_ours_come_behind_them(any_database: Database) -> None:
-    dsn = f"{any_database.dsn}?options=-c%20work_mem%3D5MB%20-c%20timezone%3DAsia/Tokyo"
+    dsn = make_conninfo(any_database.dsn, options="-c work_mem=5MB -c timezone=Asia/Tokyo")
     async with open_connection(dsn, session={"wal_sender_timeout": "3s"}, replication=True) as connection:
         shown = [
             await connection.fetch_one(f"SHOW {name}")
@@ -157,9 +158,8 @@ async def test_cancel_stops_the_statement_and_leaves_the_session_usable(database
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(cancel_it)
-            with pytest.raises(StatementFailed) as caught:
+            with pytest.raises(StatementFailed, match="57014"):
                 await connection.fetch("SELECT pg_sleep(600)")
-        assert sqlstate_of(caught.value) == "57014"
         assert await connection.fetch("SELECT 1") == [("1",)]
 
 
@@ -186,10 +186,8 @@ async def test_an_idle_session_hears_of_its_end_from_the_server(any_database: Da
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(end)
-            with anyio.fail_after(5), pytest.raises(ServerStopping) as caught:
+            with anyio.fail_after(5), pytest.raises(ServerStopping, match="57P01"):
                 await connection.watch()
-    assert sqlstate_of(caught.value) == "57P01"
-    assert caught.value.retryable
 
 
 async def test_a_transaction_commits_at_its_end_and_rolls_back_when_it_raises_or_is_cancelled(
@@ -279,6 +277,51 @@ async def test_tls_verifies_the_name_that_the_user_gave_although_we_resolve_it(
         assert connection.pgconn.host == b"localhost"
 
 
+async def test_a_host_of_the_wrong_kind_is_no_fault_of_the_password(guarded_server: EmbeddedPostgres) -> None:
+    with pytest.raises(ConnectionLost) as caught:
+        async with open_connection(f"{guarded_server.dsn()}&target_session_attrs=standby"):
+            pass
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize("cut_after", [1, 60, 700, 1500])
+async def test_a_connection_that_breaks_while_it_logs_in_is_retryable(
+    guarded_server: EmbeddedPostgres, cut_after: int
+) -> None:
+    async with _cutting_proxy(guarded_server.port, cut_after) as port:
+        with pytest.raises(ConnectionLost) as caught:
+            async with open_connection(guarded_server.dsn(port=port)):
+                pass
+    assert caught.value.retryable
+
+
+async def test_closing_a_session_wakes_the_task_that_waits_for_it(database: Database) -> None:
+    async with open_connection(database.dsn) as connection, anyio.create_task_group() as tasks:
+
+        async def wait() -> None:
+            with anyio.fail_after(5), pytest.raises(ConnectionLost):
+                await connection.wait_readable()
+
+        tasks.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        connection.close()
+
+
+async def test_a_host_that_says_why_is_heard_although_another_one_refuses(
+    database: Database,
+) -> None:
+    dsn = f"host=127.0.0.1,127.0.0.1 port=1,{database.server.port} user=postgres dbname={database.name}"
+    await database.run(f"ALTER DATABASE {database.name} CONNECTION LIMIT 0")
+    role, _ = await database.role()
+    try:
+        with pytest.raises(ConnectionLost, match="too many connections"):
+            async with open_connection(dsn.replace("postgres", role, 1)):
+                pass
+    finally:
+        async with open_connection(database.server.dsn()) as admin:
+            await admin.execute(f"ALTER DATABASE {database.name} CONNECTION LIMIT -1")
+
+
 async def test_a_server_certificate_that_nobody_vouches_for_is_refused(
     guarded_server: EmbeddedPostgres, tmp_path: object
 ) -> None:
@@ -318,12 +361,22 @@ async def test_a_host_that_accepts_and_never_answers_costs_its_timeout_only(data
 
 
 async def test_a_primary_is_asked_for_by_target_session_attrs(any_database: Database) -> None:
-    async with open_connection(f"{any_database.dsn}?target_session_attrs=primary") as connection:
-        assert await connection.fetch("SELECT 1") == [("1",)]
-    async with open_connection(f"{any_database.dsn}?target_session_attrs=prefer-standby") as connection:
-        assert await connection.fetch("SELECT 1") == [("1",)]
+    for wanted in ("primary", "prefer-standby"):
+        dsn = make_conninfo(any_database.dsn, target_session_attrs=wanted)
+        async with open_connection(dsn) as connection:
+            assert await connection.fetch("SELECT 1") == [("1",)]
     with pytest.raises(ConnectionLost):
-        async with open_connection(f"{any_database.dsn}?target_session_attrs=standby"):
+        async with open_connection(make_conninfo(any_database.dsn, target_session_attrs="standby")):
+            pass
+
+
+@pytest.mark.parametrize("option", ["port=many", "sslmode=perhaps", "target_session_attrs=odd"])
+async def test_a_value_that_libpq_does_not_take_is_a_fault_of_the_configuration(
+    database: Database, option: str
+) -> None:
+    name, value = option.split("=")
+    with pytest.raises(ConfigError):
+        async with open_connection(make_conninfo(database.dsn, **{name: value})):
             pass
 
 
@@ -379,6 +432,35 @@ async def test_several_statements_return_the_rows_of_each(any_database: Database
             [("1",)],
             [("2",)],
         ]
+
+
+@asynccontextmanager
+async def _cutting_proxy(port: int, after_bytes: int) -> AsyncGenerator[int, None]:
+    """Pass so many bytes of the server's answers on, then reset the connection."""
+
+    async def serve(client: anyio.abc.SocketStream) -> None:
+        async def upstream() -> None:
+            async for data in client:
+                await server.send(data)
+
+        async with (
+            client,
+            await anyio.connect_tcp("127.0.0.1", port) as server,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(upstream)
+            left = after_bytes
+            async for data in server:
+                await client.send(data[:left])
+                if (left := left - len(data)) <= 0:
+                    break
+            tasks.cancel_scope.cancel()
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve)
+        yield int(listener.extra(anyio.abc.SocketAttribute.local_port))
+        tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager

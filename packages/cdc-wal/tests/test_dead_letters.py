@@ -241,7 +241,7 @@ async def test_a_page_of_large_letters_is_bounded_in_bytes(database: Database) -
     config = await prepared(database)
     await store(config, *(failed(number, value=b"x" * (3 << 20)) for number in range(1, 6)))
     async with open_dead_letters(config) as letters:
-        page = await letters._page("true", [], after=0, count=100)
+        page = await letters.page("true", [], after=0, count=100)
         assert len(page) == 1
         assert [letter.id async for letter in letters.list()] == ["1", "2", "3", "4", "5"]
 

@@ -9,6 +9,9 @@ from dataclasses import replace
 import anyio
 import anyio.to_thread
 import pytest
+from psycopg.conninfo import make_conninfo
+from wal_reading import Reading, confirmed_lsn, eventually, keys, provisioned, reading
+
 from cdc_core import (
     ChangeIdentity,
     Epoch,
@@ -28,8 +31,6 @@ from cdc_wal._changes import MakeEvent
 from cdc_wal._connection import Connection, open_connection
 from cdc_wal._session import open_session
 from cdc_wal._source import SlotSource
-from psycopg.conninfo import make_conninfo
-from wal_reading import Reading, confirmed_lsn, eventually, keys, provisioned, reading
 
 pytestmark = pytest.mark.anyio
 
@@ -234,7 +235,9 @@ async def test_rule_6_a_transaction_larger_than_the_buffer_stays_within_it(
             return bool(session._paused)
 
         await eventually(it_paused, why="the buffer fills and pauses the socket")
-        assert session._buffered_bytes < (1 << 20) + (1 << 18) + 1024, 'the bound, and the batch that reached it'
+        assert session._buffered_bytes < (1 << 20) + (1 << 18) + 1024, (
+            "the bound, and the batch that reached it"
+        )
         events = await reader.take(20000)
     assert keys(events) == [b'{"id":%d}' % number for number in range(1, 20001)]
 
@@ -377,7 +380,7 @@ async def test_rule_13_a_poison_row_under_for_all_tables_makes_one_dead_letter_a
     seen: list[Event] = []
     last = anyio.Event()
 
-    async def handle(events: list[Event]) -> None:
+    async def handle(events: Sequence[Event]) -> None:
         for event in events:
             assert event.table == TableId("public", "t")
             if event.key == b'{"id":1}':
@@ -415,8 +418,12 @@ async def test_rule_17_acknowledged_out_of_order_only_the_done_prefix_is_confirm
         await reader.stream.ack([three])
         await reader.stream.ack([one])
         await reader.stream.flush()
-        confirmed = await confirmed_lsn(sql, config.slot_name)
-        assert change_identity(one).commit_lsn < confirmed <= change_identity(two).commit_lsn
+
+        async def the_first_is_confirmed() -> bool:
+            return await confirmed_lsn(sql, config.slot_name) > change_identity(one).commit_lsn
+
+        await eventually(the_first_is_confirmed, why="the server reads the status that the flush sent")
+        assert await confirmed_lsn(sql, config.slot_name) <= change_identity(two).commit_lsn
         await reader.stream.ack([two])
     async with reading(config) as reader:
         await sql.simple("INSERT INTO t VALUES (4, 'x')")

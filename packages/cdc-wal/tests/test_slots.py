@@ -12,6 +12,7 @@ from cdc_wal._connection import open_connection
 from cdc_wal._errors import (
     MissingPrivilege,
     NoFreeSlot,
+    NoFreeWalSender,
     PublicationMissing,
     SlotCreationBlocked,
     SlotInUse,
@@ -53,7 +54,7 @@ async def test_a_created_slot_delivers_from_the_lsn_that_creating_it_returned(an
         False,
         "reserved",
     )
-    assert state.failover is (False if any_database.server.version.startswith("18") else None)
+    assert state.failover is (False if any_database.major >= 17 else None)
 
 
 async def test_a_failover_slot_is_made_where_the_server_knows_them_and_refused_elsewhere(
@@ -62,7 +63,7 @@ async def test_a_failover_slot_is_made_where_the_server_knows_them_and_refused_e
     await publish(any_database)
     config = any_database.config(failover=True)
     async with any_database.admin() as side:
-        if any_database.server.version.startswith("18"):
+        if any_database.major >= 17:
             await create_slot(config, side=side)
             state = await inspect_slot(side, config.slot_name)
             assert state is not None
@@ -259,3 +260,22 @@ async def test_a_role_that_may_not_replicate_is_told_so_and_the_remedy_mends_it(
             await create_slot(config, side=side)
         await side.execute(caught.value.remedy.split(" (")[0].replace("...", role))
         await create_slot(config, side=side)
+
+
+async def test_all_wal_senders_taken_is_retryable_and_the_remedy_mends_it() -> None:
+    with start_postgres(
+        18, settings={"max_wal_senders": 1, "max_replication_slots": 1}, use_existing=False
+    ) as server:
+        async with open_connection(server.dsn(), replication=True):
+            with pytest.raises(NoFreeWalSender) as caught:
+                async with open_connection(server.dsn(), replication=True):
+                    pass
+            assert caught.value.retryable
+        async with open_connection(server.dsn()) as admin:
+            await admin.execute(caught.value.remedy.split(",")[0])
+        server.restart()
+        async with (
+            open_connection(server.dsn(), replication=True),
+            open_connection(server.dsn(), replication=True) as second,
+        ):
+            assert await second.simple("IDENTIFY_SYSTEM")

@@ -23,6 +23,10 @@ class Database:
     dsn: str
 
     @property
+    def major(self) -> int:
+        return int(self.server.version.split(".")[0])
+
+    @property
     def slot_name(self) -> str:
         return self.name
 

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self, final
 
 import anyio
+
 from cdc_core import Event, PartitionStream, provision
 from cdc_wal import PostgresTransport, WalConfig
 from cdc_wal._connection import Connection
@@ -78,7 +79,7 @@ async def reading(config: WalConfig) -> AsyncIterator[Reading]:
 async def eventually(condition: Callable[[], Awaitable[bool]], *, why: str) -> None:
     """Wait until a condition holds; it is looked at every few milliseconds until the deadline."""
     with anyio.move_on_after(DEADLINE_SECONDS):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - a condition of the server, which sets no event of ours
             await anyio.sleep(0.01)
         return
     raise AssertionError(f"it never came to hold: {why}")
@@ -87,7 +88,8 @@ async def eventually(condition: Callable[[], Awaitable[bool]], *, why: str) -> N
 async def confirmed_lsn(sql: Connection, slot_name: str) -> int:
     """Return what the server has of the slot's confirmation."""
     row = await sql.fetch_one(
-        "SELECT confirmed_flush_lsn - '0/0'::pg_lsn FROM pg_replication_slots WHERE slot_name = $1", [slot_name]
+        "SELECT confirmed_flush_lsn - '0/0'::pg_lsn FROM pg_replication_slots WHERE slot_name = $1",
+        [slot_name],
     )
     assert row is not None
     assert row[0] is not None

@@ -114,7 +114,7 @@ class DeadLetters(Protocol):
         since: datetime | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[DeadLetter]:
-        """Iterate over letters in the order in which they were delivered; filters are combined."""
+        """Iterate over letters in the order in which they were stored; filters are combined."""
         ...
 
     async def show(self, letter_id: str) -> DeadLetter:

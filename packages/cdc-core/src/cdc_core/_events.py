@@ -141,7 +141,8 @@ _BARRIERS = frozenset({Operation.TRUNCATE, Operation.MESSAGE})
 
 
 def _split_quoted(text: str) -> list[str]:
-    parts, part, quoted, index = [], "", False, 0
+    parts: list[str] = []
+    part, quoted, index = "", False, 0
     while index < len(text):
         char = text[index]
         if char == '"' and quoted and text[index + 1 : index + 2] == '"':

@@ -12,6 +12,7 @@ import anyio
 from ._errors import CdcError, HandlerFailing, PartitionLost, RoutingError
 from ._events import Event
 from ._progress import PartitionProgress, Tally
+from ._repeats import FollowsDeliveries
 from ._retry import Backoff, Verdict
 from ._streams import PartitionStream
 from ._telemetry import PartitionTelemetry
@@ -54,6 +55,19 @@ class PartitionWork:
         self.fields = {"pipeline": pipeline.name, "partition": str(stream.partition)}
         self._each_is_asked = pipeline.transport.traits.commit_prefix is CommitPrefix.LANE
         self._last_call_seconds = 0.0
+        handler = pipeline.handler
+        follows = hasattr(handler, "delivered") and hasattr(handler, "settled")
+        self._following_handler = cast("FollowsDeliveries", handler) if follows else None
+
+    def delivered(self, events: Sequence[Event]) -> None:
+        """Tell a handler that follows deliveries of a batch, before any of its events is handled."""
+        if (handler := self._following_handler) is not None:
+            handler.delivered(events)
+
+    def settled(self, events: Sequence[Event]) -> None:
+        """Tell a handler that follows deliveries of events that stand in the dead letters."""
+        if (handler := self._following_handler) is not None:
+            handler.settled(events)
 
     def backoff(self) -> Backoff:
         """Return a fresh backoff of the pipeline's retry policy."""

@@ -10,7 +10,10 @@ _SECRETS = (
         r"""(?i)((?:pass(?:word|wd|phrase)?|sslpassword|secret|token|api_?key|secret_access_key)["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,;&'"}]+)"""
     ),
     # scheme://user:password@host
-    re.compile(r"""(?i)([a-z][a-z0-9+.-]*://[^\s:/@'"]*:)([^\s@'"]+)(?=@)"""),
+    # scheme://user:password@host; bounded, since an unbounded scheme or user is quadratic on hostile text
+    re.compile(
+        r"""(?i)((?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,31}://[^\s:/@'"]{0,256}:)([^\s@'"]{1,1024})(?=@)"""
+    ),
     re.compile(r"(?i)(authorization:\s*(?:\w+\s+)?)(\S+)"),
 )
 

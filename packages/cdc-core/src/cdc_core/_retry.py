@@ -6,7 +6,7 @@ import enum
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 from ._errors import CdcError, ConfigError, Poison, Transient
 
@@ -60,7 +60,8 @@ class RetryPolicy:
         if isinstance(error, Poison):
             return Verdict.POISON
         if isinstance(error, BaseExceptionGroup):
-            verdicts = {self.judge(member) for member in error.exceptions}
+            members = cast("BaseExceptionGroup[BaseException]", error).exceptions
+            verdicts = {self.judge(member) for member in members}
             return verdicts.pop() if len(verdicts) == 1 else Verdict.ERROR
         if isinstance(error, (Transient, ConnectionError, TimeoutError, *self.transient)):
             return Verdict.TRANSIENT

@@ -70,10 +70,12 @@ async def _watch_signals(
 ) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
+        drained = False  # not `stopping`, which is also set when one of them ended by itself
         async for received in signals:
-            if stopping.is_set():
+            if drained:
                 logger.warning("second signal: abandoning", extra={"signal": received.name})
                 everything.cancel()
                 return
             logger.info("signal received: draining", extra={"signal": received.name})
+            drained = True
             stopping.set()

@@ -146,6 +146,7 @@ class SetAside:
             await self._router.route(failed)
 
         await self._work.insist("storing dead letters", route)
+        self._work.settled([held.event for held in failed])
         tally, telemetry = self._work.tally, self._work.telemetry
         parked = sum(held.parked for held in failed)
         tally.dead_lettered += len(failed)

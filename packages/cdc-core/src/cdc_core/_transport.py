@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -135,11 +136,24 @@ def load_transport(name: str, config: Mapping[str, Any]) -> Transport:
             f"no transport named {name!r} is installed",
             remedy=f"install its package; installed now: {', '.join(installed_transports()) or 'none'}",
         )
-    entry = cast("object", found[0].load())
-    if not isinstance(entry, TransportEntry):
+    loaded = cast("object", found[0].load())
+    if not isinstance(loaded, TransportEntry):
         raise ConfigError(f"the entry point {found[0].value} of transport {name!r} is not a TransportEntry")
+    known: TransportEntry[Any] = cast("Any", loaded)
+    if unknown := sorted(set(config) - _field_names(known.config)):
+        # a misspelt setting would otherwise be its default, without a word
+        raise ConfigError(
+            f"the config of transport {name!r} has no {', '.join(map(repr, unknown))}",
+            remedy=f"its settings are {', '.join(sorted(_field_names(known.config)))}",
+        )
     try:
-        typed = msgspec.convert(dict(config), cast("TransportEntry[Any]", entry).config)
+        typed = msgspec.convert(dict(config), known.config)
     except (msgspec.ValidationError, ValueError, TypeError) as error:
         raise ConfigError(f"the config of transport {name!r} does not fit: {error}") from error
-    return cast("TransportEntry[Any]", entry).make(typed)
+    return known.make(typed)
+
+
+def _field_names(config: type[object]) -> set[str]:
+    if dataclasses.is_dataclass(config):
+        return {field.name for field in dataclasses.fields(config)}
+    return {field.encode_name for field in msgspec.structs.fields(cast("type[msgspec.Struct]", config))}

@@ -65,6 +65,7 @@ class PartitionWorker:
         async with iterating(self._work.stream) as batches:
             async for events in batches:
                 progress.begin()
+                self._work.delivered(events)
                 batch = Batch(events)
                 for run in split_runs(self._work.pipeline.handler, events):
                     await self._settler.settle(run, batch)
@@ -110,6 +111,7 @@ class _ManyKeys:
 
     def _take(self, events: Sequence[Event]) -> None:
         self._work.progress.begin()
+        self._work.delivered(events)
         batch = Batch(list(events))
         number = self._plan.add(batch.events)
         self._batches[number] = batch

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from ipaddress import IPv4Address, IPv6Address
-from math import prod
 from struct import Struct
 from uuid import UUID
 
@@ -156,9 +155,10 @@ def array_from_binary(element_oid: int, element: BinaryReader | None, delimiter:
         if not 0 <= dimensions <= 6:
             raise ValueError(f"an array of {dimensions} dimensions")
         lengths = [_I32.unpack_from(data, 12 + 8 * index)[0] for index in range(dimensions)]
-        # Every element has a length word of its own. An empty array has no dimension, an empty int2vector one.
+        # An empty array has no dimension, an empty int2vector one. Inner ones that are empty would take no bytes
+        # and any number of rounds; all others run out of bytes first.
         least = 0 if dimensions == 1 else 1
-        if any(length < least for length in lengths) or prod(lengths) > len(data) // 4:
+        if any(length < least for length in lengths):
             raise ValueError("array dimensions that the value cannot hold")
         elements, end = _read_elements(data, 12 + 8 * dimensions, lengths, element)
         expect_size(data, end)

@@ -218,9 +218,8 @@ class MemoryTransport:
         return other
 
     def crash(self) -> None:
-        """Kill this object's process: whatever it opened raises `InjectedCrash`; what it opens next is a new one."""
-        process, self._process = self._process, Process(self._store)
-        process.die()
+        """Kill this object's process: all it opened, and opens until `restart()`, raises `InjectedCrash`."""
+        self._process.die()
 
     def revoke(self, partition: int = 0) -> None:
         """Take a partition from its owner with notice; the group then assigns it again."""
@@ -273,11 +272,11 @@ class MemoryTransport:
 
     @property
     def crashed(self) -> bool:
-        """Whether a fault killed this process; `restart()` begins the next one."""
+        """Whether this object's process is dead; `restart()` begins the next one."""
         return not self._process.alive
 
     def restart(self) -> None:
-        """Begin the next process after a fault killed this one."""
+        """Begin the next process, where this one is dead."""
         if self.crashed:
             self._process = Process(self._store)
 

@@ -133,6 +133,7 @@ class MemoryStream:
         if self._owned:
             self._owned = False
             self._log.owner = None
+            self.scope.cancel()  # one that was abandoned, and is entered only now, has no time either
             self.wake()
 
     def wake(self) -> None:

@@ -24,7 +24,9 @@ T_co = TypeVar("T_co", covariant=True)
 # The frame: 'w', the change's LSN, the server's WAL end, its time; then pgoutput's message.
 # https://www.postgresql.org/docs/current/protocol-replication.html
 _HEADER_BYTES: Final = 25
-_TUPLE_AT: Final = _HEADER_BYTES + 5  # behind the tag and the relation id: the byte that announces the first tuple
+_TUPLE_AT: Final = (
+    _HEADER_BYTES + 5
+)  # behind the tag and the relation id: the byte that announces the first tuple
 _KEEPALIVE: Final = ord("k")
 _ROWS: Final = b"IUD"
 _INSERT, _UPDATE, _ = _ROWS
@@ -93,7 +95,8 @@ class ChangeBuilder(Generic[T]):
         self._mark_end = mark_end
         self._message_constants = source_constants(source, None)
         self.events: list[T] = []
-        self.payload_bytes = 0
+        self.payload_bytes = 0  # keys and values of `events`
+        self.last_bytes = 0
         self.reply_requested = False
         self._delivered = 0  # the number of the next delivery
         self._relations: dict[int, RelationState] = {}
@@ -117,7 +120,13 @@ class ChangeBuilder(Generic[T]):
     def resolve(self, relation: Relation, state: RelationState) -> None:
         """Put a relation's resolved state in force."""
         self._relations[relation.relation_id] = state
-        self._transaction.relations.pop(relation.relation_id, None)
+        transaction = self._transaction
+        before = transaction.relations.pop(relation.relation_id, None)
+        if before is not None and before.table == state.table:
+            # The server announces a table anew after TRUNCATE and ALTER TABLE too: its rows are counted on.
+            after = _RelationInTransaction(state, transaction, self._last_end_lsn)
+            after.events = before.events
+            transaction.relations[relation.relation_id] = after
 
     def feed(self, frames: Sequence[bytes], start: int = 0) -> tuple[int, Relation | None]:
         """Consume frames from `start` on; return the next one's index, and the relation to resolve first, if any.
@@ -213,7 +222,8 @@ class ChangeBuilder(Generic[T]):
         ).encode()
         delivery = self._delivered
         self._delivered = delivery + 1
-        self.payload_bytes += len(value)
+        self.last_bytes = len(value) + len(key or "")
+        self.payload_bytes += self.last_bytes
         self.events.append(
             self._make(
                 None if key is None else key.encode(),
@@ -294,14 +304,18 @@ class ChangeBuilder(Generic[T]):
             ordinal = transaction.ordinal
             transaction.ordinal += 1
             transaction.events += 1
-            place = f'{{"id":"{transaction.id}","total_order":{transaction.events},"data_collection_order":1}}'
+            place = (
+                f'{{"id":"{transaction.id}","total_order":{transaction.events},"data_collection_order":1}}'
+            )
         else:
             # The LSN of a message that is not transactional is the end of its record, and there the commit record of
             # another transaction may begin (seen on 15): its last byte is in no other record. The stream tells no
             # time for it; the last one that it told stands in.
             identity_lsn = int(message.lsn) - 1
             origin = _origin_text("null", "null", identity_lsn)
-        head, middle = source_parts(self._message_constants, transaction.commit_time_us, xid, self._last_end_lsn)
+        head, middle = source_parts(
+            self._message_constants, transaction.commit_time_us, xid, self._last_end_lsn
+        )
         source = f"{head}{lsn}{middle}{lsn}{origin}{ordinal}}}"
         content = base64.b64encode(message.content).decode()
         body = f'{{"prefix":{json.dumps(message.prefix, ensure_ascii=False)},"content":"{content}"}}'
@@ -310,10 +324,13 @@ class ChangeBuilder(Generic[T]):
         key = _message_key(message, self._message_keys.get(message.prefix))
         identity = ChangeIdentity(self._epoch, identity_lsn, ordinal)
         encoded = value.encode()
-        self.payload_bytes += len(encoded)
+        self.last_bytes = len(encoded) + len(key)
+        self.payload_bytes += self.last_bytes
         committed_at = transaction.committed_at
         self.events.append(
-            self._make(key.encode(), encoded, Operation.MESSAGE, None, identity, None, committed_at, self._delivered)
+            self._make(
+                key.encode(), encoded, Operation.MESSAGE, None, identity, None, committed_at, self._delivered
+            )
         )
         self._delivered += 1
 
@@ -368,7 +385,9 @@ class _Transaction:
         self.commit_time_us = commit_time_us
         self.committed_at = commit_time_us / 1e6
         self.xid = xid
-        self.id = f"{xid}:{commit_lsn}"  # one for the whole transaction; Debezium's differs from event to event
+        self.id = (
+            f"{xid}:{commit_lsn}"  # one for the whole transaction; Debezium's differs from event to event
+        )
         self.ordinal = 0
         self.events = 0
         self.relations.clear()  # in place: the loop of `feed` holds the dict

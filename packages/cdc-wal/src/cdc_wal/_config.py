@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -21,22 +20,6 @@ OPERATIONS = ("insert", "update", "delete", "truncate")
 Seconds = Annotated[float, Gt(0)]
 # NAMEDATALEN - 1: the server cuts longer names, and would then not find them again
 Name = Annotated[str, MinLen(1), MaxLen(63)]
-
-
-class SchemaChangePolicy(enum.StrEnum):
-    """What happens at a table's first row of a new shape: go on, set its rows aside in order, or stop."""
-
-    PASS = "pass"
-    DIVERT = "divert"
-    FAIL = "fail"
-
-
-class TruncatePolicy(enum.StrEnum):
-    """What a TRUNCATE becomes where a transport cannot order it with the rows."""
-
-    DELIVER = "deliver"
-    DIVERT = "divert"
-    FAIL = "fail"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -65,8 +48,6 @@ class WalConfig:
       that wait for it.
     - `commit_interval_seconds`: a confirmation is sent within it.
     - `drain_timeout_seconds`: how long the server's shutdown may be held up for the work in flight.
-    - `schema_change`: what a new shape does; `truncate`: what a TRUNCATE becomes, None for the transport's default
-      (delivered in order where there is one lane, otherwise an error).
     - `max_retained_bytes`: health fails when the slot holds back more of the log; None for no bound of ours.
     """
 
@@ -90,8 +71,6 @@ class WalConfig:
     max_buffered_bytes: Annotated[int, Ge(1)] = 16 << 20
     commit_interval_seconds: Annotated[float, Ge(0)] = 0.1
     drain_timeout_seconds: Annotated[float, Ge(0)] = 10.0
-    schema_change: SchemaChangePolicy = SchemaChangePolicy.PASS
-    truncate: TruncatePolicy | None = None
     max_retained_bytes: Annotated[int, Ge(1)] | None = None
 
     def __post_init__(self) -> None:

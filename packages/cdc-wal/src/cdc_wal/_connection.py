@@ -17,22 +17,13 @@ from psycopg.conninfo import make_conninfo
 from cdc_core import CdcError, ContractError
 
 from ._conninfo import SESSION_SETTINGS, attempts, parse_dsn, with_options
-from ._errors import ConnectionLost, EncodingUnsupported, ServerStopping, ServerTooOld, server_error
+from ._errors import ConnectionLost, server_error
 from ._libpq import Parameter as Parameter
-from ._libpq import (
-    Readiness,
-    encode_parameters,
-    field_of,
-    one_line,
-    poll_connection,
-    rows_of,
-    wait_for_socket,
-)
+from ._libpq import Readiness, encode_parameters, field_of, one_line, poll_connection, request_cancel, rows_of
 from ._libpq import Row as Row
 from ._login import PasswordProvider as PasswordProvider
-from ._login import call_provider, login_error
+from ._login import call_provider, check_server, login_error
 
-_OLDEST_SERVER = 140000
 # How long a cancel request may take when its query is given up: the server closes the cancel connection at once.
 _CANCEL_TIMEOUT_SECONDS = 2.0
 _ROLLBACK_TIMEOUT_SECONDS = 2.0
@@ -70,7 +61,7 @@ async def open_connection(
         params["password"] = await call_provider(password)
     connection = await _connect(params, connect_timeout_seconds)
     try:
-        _check_server(connection)
+        check_server(connection.server_version, connection.setting("server_encoding"))
         yield connection
     finally:
         connection.close()
@@ -176,8 +167,8 @@ class Connection:
             yield
         except BaseException:
             if not self._closed:
-                with anyio.move_on_after(_ROLLBACK_TIMEOUT_SECONDS, shield=True):
-                    await self._run("ROLLBACK", ())
+                with anyio.move_on_after(_ROLLBACK_TIMEOUT_SECONDS, shield=True), suppress(ConnectionLost):
+                    await self._run("ROLLBACK", ())  # a lost connection rolls back by itself
             raise
         result = await self._run("COMMIT", ())
         if (
@@ -192,21 +183,9 @@ class Connection:
             ConnectionLost: the request could not be delivered.
         """
         try:
-            request = self.pgconn.cancel_conn()
-        except psycopg.NotSupportedError:  # libpq before 17: only its blocking call exists
-            cancel = self.pgconn.get_cancel()
-            await anyio.to_thread.run_sync(cancel.cancel, abandon_on_cancel=True)
-            return
-        except psycopg.Error as error:
-            raise self._lost(error) from error
-        try:
-            request.start()
-            while (state := request.poll()) != pq.PollingStatus.OK:
-                await wait_for_socket(state, request.socket)
+            await request_cancel(self.pgconn)
         except psycopg.Error as error:
             raise ConnectionLost("a cancel request was not delivered") from error
-        finally:
-            request.finish()
 
     async def watch(self) -> NoReturn:
         """Wait on an idle session until the server ends it.
@@ -228,7 +207,10 @@ class Connection:
         """Wait until the socket may have something to read; several tasks may wait, and any may wake in vain."""
         if self._closed:
             raise self._lost(None)
-        await self._readable.wait()
+        try:
+            await self._readable.wait()
+        except anyio.ClosedResourceError as error:
+            raise self._lost(None) from error
 
     def consume_input(self) -> None:
         """Let libpq read what has come, at most 16 kB a call; never waits.
@@ -254,8 +236,13 @@ class Connection:
             raise self._lost(error) from error
 
     def close(self) -> None:
-        """End the session; never waits."""
+        """End the session; never waits. A task that waits for its socket is woken, and raises `ConnectionLost`."""
+        if self._closed:
+            return
         self._closed = True
+        with suppress(psycopg.Error):  # a connection that broke has no socket any more
+            # without it the event loop would go on watching the number, which the next socket may get
+            anyio.notify_closing(self.pgconn.socket)
         self.pgconn.finish()
 
     def __del__(self) -> None:
@@ -339,7 +326,11 @@ class Connection:
         if self._farewell is not None:
             state, message = self._farewell
             found = server_error(state, message)
-            return found if isinstance(found, ConnectionLost) else ServerStopping(found.message)
+            return (
+                found
+                if isinstance(found, ConnectionLost)
+                else ConnectionLost(found.message, where=found.where)
+            )
         return ConnectionLost(
             "the connection to the server is closed" if error is None else one_line(str(error))
         )
@@ -348,12 +339,19 @@ class Connection:
         async with anyio.create_task_group() as tasks:
 
             async def wait_readable() -> None:
-                await self.wait_readable()
+                with suppress(
+                    ConnectionLost
+                ):  # whoever closed the session meanwhile; consume_input says so below
+                    await self.wait_readable()
+                tasks.cancel_scope.cancel()
+
+            async def wait_writable() -> None:
+                with suppress(anyio.ClosedResourceError):
+                    await self._writable.wait()
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(wait_readable)
-            await self._writable.wait()
-            tasks.cancel_scope.cancel()
+            tasks.start_soon(wait_writable)
         self.consume_input()
 
 
@@ -366,8 +364,10 @@ async def _connect(params: Mapping[str, str], timeout_seconds: float) -> Connect
             if not error.retryable:
                 raise  # as libpq: where authentication fails, the other hosts are not tried
             failures.append(error)
-    if len(failures) == 1:
-        raise failures[0]
+    # one that says why (a server that starts, no free sender) tells more than all that nobody answered
+    telling = [error for error in failures if type(error) is not ConnectionLost]
+    if telling or len(failures) == 1:
+        raise (telling or failures)[0]
     raise ConnectionLost(
         "no host accepted the connection: " + "; ".join(error.message for error in failures)
     ) from failures[-1]
@@ -393,16 +393,3 @@ async def _connect_once(params: Mapping[str, str], timeout_seconds: float) -> Co
         pgconn.finish()
         raise
     return Connection(pgconn)
-
-
-def _check_server(connection: Connection) -> None:
-    if connection.server_version < _OLDEST_SERVER:
-        raise ServerTooOld(
-            f"the server is PostgreSQL {connection.server_version // 10000}",
-            remedy="use PostgreSQL 14 or newer: older ones cannot send logical messages to pgoutput",
-        )
-    if connection.setting("server_encoding") == "SQL_ASCII":
-        raise EncodingUnsupported(
-            "the database's encoding is SQL_ASCII, so its text has no known meaning",
-            remedy="CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and restore the data into it",
-        )

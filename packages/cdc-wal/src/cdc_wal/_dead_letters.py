@@ -141,9 +141,7 @@ class PostgresDeadLetters:
         filters, params = _filters(pipeline=pipeline, table=table, key=key, since=since)
         last, left = 0, limit
         while left is None or left > 0:
-            page = await self._page(
-                filters, params, after=last, count=min(_ROWS_A_PAGE, left or _ROWS_A_PAGE)
-            )
+            page = await self.page(filters, params, after=last, count=min(_ROWS_A_PAGE, left or _ROWS_A_PAGE))
             if not page:
                 return
             for letter in page:
@@ -205,9 +203,10 @@ class PostgresDeadLetters:
             extra={"letter_ids": list(letter_ids), "discarded": count, "reason": reason},
         )
 
-    async def _page(
+    async def page(
         self, filters: str, params: Sequence[Parameter], *, after: int, count: int
     ) -> Sequence[DeadLetter]:
+        """Return the letters behind an id, as many as fit into a page, one at least; `list` asks for them in turn."""
         # octet_length of a stored value is read from its header: large values cost nothing until they are chosen
         sql = (
             f"SELECT {self._columns} FROM (SELECT *, sum(coalesce(octet_length(value), 0)"

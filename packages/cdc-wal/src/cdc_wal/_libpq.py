@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import final
 
 import anyio
+import anyio.to_thread
 import psycopg
 from psycopg import pq
 
@@ -59,6 +60,25 @@ async def wait_for_socket(state: int, socket: int) -> None:
         await anyio.wait_writable(socket)
     else:
         raise psycopg.OperationalError
+
+
+async def request_cancel(pgconn: pq.abc.PGconn) -> None:
+    """Ask the server, on a connection of its own, to stop what `pgconn` runs.
+
+    Raises:
+        psycopg.OperationalError: the request was not delivered.
+    """
+    try:
+        request = pgconn.cancel_conn()
+    except psycopg.NotSupportedError:  # libpq before 17: only its blocking call exists
+        await anyio.to_thread.run_sync(pgconn.get_cancel().cancel, abandon_on_cancel=True)
+        return
+    try:
+        request.start()
+        while (state := request.poll()) != pq.PollingStatus.OK:
+            await wait_for_socket(state, request.socket)
+    finally:
+        request.finish()
 
 
 def encode_parameters(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import final
@@ -32,6 +33,8 @@ from ._provisioned import (
 from ._publications import quote_table, require_identities
 from ._side_connection import SideConnection, open_side_connection
 from ._slots import create_slot, drop_slot, inspect_slot
+
+logger = logging.getLogger("cdc_wal")
 
 _UNDO_TIMEOUT_SECONDS = 10.0
 
@@ -143,7 +146,12 @@ class PostgresProvisioner:
                 await create_slot(config, password=self._password, side=connection)
             except BaseException:
                 with anyio.move_on_after(_UNDO_TIMEOUT_SECONDS, shield=True):
-                    await self._undo(connection, made)
+                    try:
+                        await self._undo(connection, made)
+                    except (
+                        CdcError
+                    ) as error:  # the first error is the one to act on; a new plan finds what is left
+                        logger.warning("what was created is still there", extra={"error": error.message})
                 raise
 
     async def _remember(self, connection: Connection, plan: Plan, record: tuple[Created, ...]) -> None:

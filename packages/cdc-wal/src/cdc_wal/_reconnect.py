@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from cdc_core import AccessError, Backoff, CdcError, RetryPolicy
+from cdc_core import AccessError, Backoff, CdcError, PublishError, RetryPolicy
 
 from ._config import WalConfig
 from ._errors import SlotInUse
@@ -48,7 +48,8 @@ class Reconnects:
             self._access_failures += 1
             if self._access_failures >= _ACCESS_TRIES:
                 raise error
-        elif not error.retryable:
+        elif not error.retryable and not isinstance(error, PublishError):
+            # (an error of the publisher is the end of that publisher only: a new one begins at the confirmed LSN)
             raise error
         return self._backoff.next_delay_seconds()
 
@@ -56,6 +57,9 @@ class Reconnects:
         if self._busy_since is None:
             self._busy_since = now
         waited = now - self._busy_since
-        if not self._config.wait_for_slot and waited > self._config.wal_sender_timeout_seconds + _GRACE_SECONDS:
+        if (
+            not self._config.wait_for_slot
+            and waited > self._config.wal_sender_timeout_seconds + _GRACE_SECONDS
+        ):
             raise error
         return _STANDBY_POLL_SECONDS

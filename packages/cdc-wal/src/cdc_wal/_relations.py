@@ -78,12 +78,17 @@ def key_columns(relation: Relation, chosen: Sequence[str]) -> tuple[str, ...]:
 
     Where the replica identity is another index, a delete and an update's old row hold that index's columns only: a
     key of other columns would be unknown for them, and order per key would be lost. Then the identity is the key.
+    With the default identity the relation itself marks the primary key's columns, as they were when the row was
+    written. The catalog adds their order; where it knows other columns by now, or none, the marked ones are the key.
     """
     names = {column.name for column in relation.columns}
     identity = tuple(column.name for column in relation.columns if column.is_key)
     usable = tuple(chosen) if set(chosen) <= names else ()  # a column list may leave key columns out
     if relation.replica_identity is ReplicaIdentity.INDEX and not set(usable) <= set(identity):
         return identity
+    is_cut = bool(chosen) and not usable
+    if relation.replica_identity is ReplicaIdentity.DEFAULT and identity and not is_cut:
+        return usable if set(usable) == set(identity) else identity
     return usable
 
 

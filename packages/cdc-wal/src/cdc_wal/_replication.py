@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final, final
 import anyio
 import anyio.lowlevel
 import psycopg
+from psycopg import pq
+
 from cdc_core import CdcError
 from cdc_pgoutput import Lsn, StandbyStatusUpdate
-from psycopg import pq
 
 from ._errors import ConnectionLost, server_error
 
@@ -40,6 +41,11 @@ class ReplicationStream:
         self._bytes_since_read = 0
         self._slot_name = ""
         self._sending = anyio.Lock()
+
+    @property
+    def backend_pid(self) -> int:
+        """The server process that sends."""
+        return self._connection.backend_pid
 
     async def start(self, slot_name: str, start_lsn: Lsn, options: Mapping[str, str]) -> None:
         """Begin streaming a slot; the server goes on from `start_lsn` or from what the slot confirmed, if that is more.
@@ -94,7 +100,7 @@ class ReplicationStream:
                 self._pgconn.put_copy_data(update.to_bytes())
                 while self._pgconn.flush():
                     await anyio.wait_writable(self._pgconn.socket)
-            except (psycopg.OperationalError, OSError) as error:
+            except (psycopg.OperationalError, OSError, anyio.ClosedResourceError) as error:
                 raise ConnectionLost("the replication connection broke while a status was sent") from error
 
     async def finish(self) -> None:
@@ -110,7 +116,7 @@ class ReplicationStream:
                 self._pgconn.put_copy_end()
                 while self._pgconn.flush():
                     await anyio.wait_writable(self._pgconn.socket)
-            except (psycopg.OperationalError, OSError) as error:
+            except (psycopg.OperationalError, OSError, anyio.ClosedResourceError) as error:
                 raise ConnectionLost("the replication connection broke while it was closed") from error
         while True:
             size, _ = self._next_frame(end_is_error=False)

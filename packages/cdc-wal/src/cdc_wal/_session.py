@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar, final
 
 import anyio
 from anyio.abc import TaskGroup
+
 from cdc_core import CdcError, Epoch, PartitionLost, TableId
 from cdc_pgoutput import Decoder, Lsn, Relation, StandbyStatusUpdate, TypeRegistry
 
@@ -21,10 +22,10 @@ from ._config import WalConfig
 from ._confirm import ConfirmTracker
 from ._connection import Connection, PasswordProvider, open_connection
 from ._errors import ConnectionLost, Gap, PublicationMissing, ServerStopping, SlotLost
-from ._relations import SourceName, RelationState, make_relation_state
+from ._relations import RelationState, SourceName, make_relation_state
 from ._replication import ReplicationStream
 from ._side_connection import SideConnection, open_side_connection
-from ._slots import identify_system, inspect_slot, slot_in_use, stream_error, verify_slot
+from ._slots import SlotState, identify_system, inspect_slot, slot_in_use, stream_error, verify_slot
 from ._tasks import open_task_group
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ async def open_session(
     make: Callable[[Epoch], MakeEvent[T]],
     mark_end: Callable[[T], T] | None = None,
     on_schema_change: SchemaChangeHook | None = None,
-) -> AsyncIterator[SlotSession[T]]:
+) -> AsyncGenerator[SlotSession[T]]:
     """Connect to the slot and stream it; leaving confirms what is done, ends the stream and disconnects.
 
     - `resume`: where to go on; None on the first start, where the slot itself knows.
@@ -92,7 +93,10 @@ async def open_session(
     ):
         system = await identify_system(connection)
         epoch = Epoch(system.system_id, system.timeline, config.slot_name, fingerprint(config))
-        slot_lsn = await _look(side, config, system.database or "")
+        slot = await check_slot(side, config)
+        if slot.active:
+            raise slot_in_use(config.slot_name, slot.active_pid)
+        slot_lsn = slot.confirmed_flush_lsn or Lsn(0)
         start = _start_lsn(config, resume, epoch, slot_lsn)
         stream = ReplicationStream(connection)
         try:
@@ -165,7 +169,7 @@ class SlotSession(Generic[T]):
             max_bytes=config.max_batch_bytes,
             mark_end=mark_end,
         )
-        self._resolved: dict[Relation, RelationState] = {}
+        self._resolved: dict[tuple[Relation, tuple[str, ...]], RelationState] = {}
         self._shapes: dict[int, Relation] = {}
         self._batches: deque[tuple[list[T], int]] = deque()
         self._buffered_bytes = 0
@@ -310,19 +314,26 @@ class SlotSession(Generic[T]):
         self._paused = False
 
     def _hand_over(self) -> None:
-        size = self._builder.payload_bytes
+        size, last_size = self._builder.payload_bytes, self._builder.last_bytes
         events = self._builder.take()
         if self._builder.reply_requested or self._tracker.flush_lsn > self._reported_lsn:
             self._report.set()
-        if not events:
-            return
+        if len(events) > 1 and size > self._config.max_batch_bytes:
+            # the builder stops behind the event that is too much
+            last = events.pop()
+            self._put(events, size - last_size)
+            self._put([last], last_size)
+        elif events:
+            self._put(events, size)
+
+    def _put(self, events: list[T], size: int) -> None:
+        """Put events where they are taken from: behind those of the last batch, where there is room in it."""
         if self._batches and self._has_room(len(events), size):
-            last, last_size = self._batches.pop()
+            last, last_size = self._batches[-1]
             last.extend(events)
-            events, size_sum = last, last_size + size
+            self._batches[-1] = (last, last_size + size)
         else:
-            size_sum = size
-        self._batches.append((events, size_sum))
+            self._batches.append((events, size))
         self._buffered_bytes += size
         self._changed.set()
 
@@ -334,16 +345,23 @@ class SlotSession(Generic[T]):
         )
 
     async def _resolve(self, relation: Relation) -> None:
-        state = self._resolved.get(relation)
-        if state is None:
-            async with self._side.use() as connection:
-                for info in await type_infos(connection, self._decoder.unknown_types(relation)):
+        # The server repeats a Relation, byte for byte, when something about the table has changed: the order of the
+        # key's columns stands in the catalog alone. An unchanged key costs a query, and no new code for its rows.
+        async with self._side.use() as connection:
+            if unknown := self._decoder.unknown_types(relation):
+                for info in await type_infos(connection, unknown):
                     self._decoder.types.register(info)
-                key = await relation_key(connection, relation.relation_id)
+            key = (await relation_key(connection, relation.relation_id)).columns
+        state = self._resolved.get((relation, key))
+        if state is None:
             state = make_relation_state(
-                relation, self._decoder.types, key.columns, self._source_name, cdc_schema=self._config.cdc_schema
+                relation,
+                self._decoder.types,
+                key,
+                self._source_name,
+                cdc_schema=self._config.cdc_schema,
             )
-            self._resolved[relation] = state
+            self._resolved[relation, key] = state
         before = self._shapes.get(relation.relation_id)
         self._shapes[relation.relation_id] = relation
         if self._on_schema_change is not None and before is not None and before.columns != relation.columns:
@@ -361,10 +379,13 @@ class SlotSession(Generic[T]):
         interval = self._config.wal_sender_timeout_seconds / 4
         while True:
             with anyio.move_on_after(interval) as timer:
-                await self._until(lambda: self._builder.reply_requested or self.confirmed_lsn > self._reported_lsn)
+                await self._until(
+                    lambda: self._builder.reply_requested or self.confirmed_lsn > self._reported_lsn
+                )
             if timer.cancelled_caught:
-                self._check_silence()
-            await self._send_status(reply_requested=self._silent_ticks >= 2)
+                await self._listen()
+            # asked at each tick, so that the fence of a publisher (rule 19) knows of the server's answer in time
+            await self._send_status(reply_requested=timer.cancelled_caught)
             with anyio.move_on_after(self._config.commit_interval_seconds):  # let progress add up
                 await self._until(lambda: self._builder.reply_requested)
 
@@ -373,17 +394,33 @@ class SlotSession(Generic[T]):
             self._report = anyio.Event()
             await self._report.wait()
 
-    def _check_silence(self) -> None:
-        """Count ticks, not time: a loop that was blocked for long has heard nothing and proves nothing."""
+    async def _listen(self) -> None:
+        """Find out whether the server is still there, and the slot still ours.
+
+        Counts ticks, not time: a loop that was blocked for long has heard nothing and proves nothing. While the
+        reading is paused, answers wait behind what is not read; then the server is asked on another connection.
+        """
         if self._paused:
-            self._silent_ticks = 0  # we are the ones who do not listen
+            self._silent_ticks = 0
+            await self._ask_for_owner()
             return
         self._silent_ticks += 1
         if self._silent_ticks > 4:
             raise ConnectionLost(
-                f"the server was silent for {self._config.wal_sender_timeout_seconds:g} s, and did not answer when asked",
+                f"the server was silent for {self._config.wal_sender_timeout_seconds:g} s, also when asked",
                 where={"slot": self._config.slot_name},
             )
+
+    async def _ask_for_owner(self) -> None:
+        asked_at = time.monotonic()
+        with anyio.move_on_after(self._config.wal_sender_timeout_seconds / 4):
+            try:
+                async with self._side.use() as connection:
+                    state = await inspect_slot(connection, self._config.slot_name)
+            except ConnectionLost:
+                return  # nothing was learnt: the fence runs out by itself
+            if state is not None and state.active_pid == self._stream.backend_pid:
+                self._heard_at = max(self._heard_at, asked_at)
 
     async def _send_status(self, *, reply_requested: bool = False) -> None:
         flush_lsn = self._tracker.flush_lsn
@@ -399,7 +436,7 @@ class SlotSession(Generic[T]):
         self._reported_lsn = max(self._reported_lsn, flush_lsn)
 
     async def _watch_server(self) -> None:
-        """Learn of a fast shutdown: the walsender waits for our confirmation without a word, a plain session hears it."""
+        """Learn of a fast shutdown: the walsender waits for our confirmation in silence, a plain session hears it."""
         while True:
             try:
                 async with self._open_plain() as connection:
@@ -462,16 +499,23 @@ def _start_lsn(config: WalConfig, resume: Resume | None, epoch: Epoch, slot_lsn:
     return resume.confirmed_lsn
 
 
-async def _look(side: SideConnection, config: WalConfig, database: str) -> Lsn:
-    """Check that the slot can be read and is free, and return what it has confirmed."""
+async def check_slot(side: SideConnection, config: WalConfig) -> SlotState:
+    """Check that the slot can be read, whoever holds it now, and that its publication exists; return its state.
+
+    Raises:
+        SlotMissing, PublicationMissing, WrongPlugin, SlotLost: as their names say.
+    """
     async with side.use() as connection:
-        state = verify_slot(await inspect_slot(connection, config.slot_name), config=config, database=database)
-        if state.active:
-            raise slot_in_use(config.slot_name, state.active_pid)
+        database = await connection.fetch_one("SELECT current_database()")
+        state = verify_slot(
+            await inspect_slot(connection, config.slot_name),
+            config=config,
+            database=(database and database[0]) or "",
+        )
         sql = "SELECT FROM pg_publication WHERE pubname = $1"
         if await connection.fetch_one(sql, (config.publication_name,)) is None:
             raise PublicationMissing(
                 f"there is no publication {config.publication_name}",
                 where={"publication": config.publication_name, "slot": config.slot_name},
             )
-    return state.confirmed_flush_lsn or Lsn(0)
+    return state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Self, final
@@ -11,7 +11,9 @@ from typing import Final, Self, final
 import anyio
 import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
 from cdc_core import (
+    AccessError,
     CdcError,
     ChangeIdentity,
     Epoch,
@@ -28,7 +30,8 @@ from cdc_core import (
 from ._config import WalConfig
 from ._connection import PasswordProvider
 from ._reconnect import Reconnects
-from ._session import Resume, SchemaChangeHook, SlotSession, open_session
+from ._session import Resume, SchemaChangeHook, SlotSession, check_slot, open_session
+from ._side_connection import open_side_connection
 from ._tasks import open_task_group, wait_any
 
 _logger = logging.getLogger("cdc_wal")
@@ -77,13 +80,16 @@ class SlotSource:
         self._on_schema_change = on_schema_change
 
     @asynccontextmanager
-    async def open(self, *, drain_timeout_seconds: float) -> AsyncIterator[AsyncIterable[PartitionStream]]:
-        """Connect to the slot; see `cdc_core.EventSource.open`.
+    async def open(self, *, drain_timeout_seconds: float) -> AsyncGenerator[AsyncIterable[PartitionStream]]:
+        """Look whether the slot can be read, and connect to it; see `cdc_core.EventSource.open`.
 
         Raises:
-            SlotInUse: another reader holds the slot, and goes on holding it (`wait_for_slot` waits for it).
-            SlotMissing, PublicationMissing, WrongPlugin, SlotLost, AccessError, ConfigError: while iterating.
+            SlotMissing, PublicationMissing, WrongPlugin, SlotLost, AccessError, ConfigError: at once, or while
+                iterating where it happens later. A server that cannot be reached is waited for.
+            SlotInUse: while iterating: another reader holds the slot, and goes on holding it (`wait_for_slot`
+                waits for it).
         """
+        await self._look()
         send, receive = anyio.create_memory_object_stream[SlotStream](0)
         owner = _SlotOwner(self._config, self._password, self._on_schema_change, send)
         async with open_task_group() as tasks, receive:
@@ -93,6 +99,15 @@ class SlotSource:
             finally:
                 with anyio.move_on_after(drain_timeout_seconds + _LEAVE_MARGIN_SECONDS, shield=True):
                     await owner.leave(drain_timeout_seconds)
+
+    async def _look(self) -> None:
+        """Tell at once what only somebody's help can mend; all else is for the connection to find out."""
+        try:
+            async with open_side_connection(self._config, password=self._password) as side:
+                await check_slot(side, self._config)
+        except CdcError as error:
+            if not error.retryable and not isinstance(error, AccessError):
+                raise
 
 
 @final

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
@@ -10,7 +10,7 @@ from anyio.abc import TaskGroup
 
 
 @asynccontextmanager
-async def open_task_group() -> AsyncIterator[TaskGroup]:
+async def open_task_group() -> AsyncGenerator[TaskGroup]:
     """Open a task group that is cancelled at its end, and whose body's own exception comes out as it is.
 
     A plain task group would put that one exception into a group, and our users catch a `CdcError`.
