@@ -27,7 +27,12 @@ _CLIENT: Final = Path(__file__).with_name("_client.py")
 _POLL_SECONDS: Final = 0.02
 _SLOT_SECONDS: Final = 20.0
 # What is measured is not to be interrupted by what a server does now and then; the log has to stay.
-_SETTINGS: Final = {"autovacuum": False, "max_wal_size": "8GB", "checkpoint_timeout": "1h", "shared_buffers": "256MB"}
+_SETTINGS: Final = {
+    "autovacuum": False,
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "1h",
+    "shared_buffers": "256MB",
+}
 
 
 @final
@@ -73,7 +78,10 @@ class Bench:
             yield copy
         finally:
             deadline = time.monotonic() + _SLOT_SECONDS
-            while self.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", copy) is not None:
+            while (
+                self.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", copy)
+                is not None
+            ):
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"the slot {copy} is still in use")
                 time.sleep(_POLL_SECONDS)
@@ -87,7 +95,10 @@ class Bench:
     def wait_active(self, slot_name: str) -> None:
         """Wait until somebody streams a slot."""
         deadline = time.monotonic() + _SLOT_SECONDS
-        while self.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", slot_name) is None:
+        while (
+            self.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", slot_name)
+            is None
+        ):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"nobody reads the slot {slot_name}")
             time.sleep(_POLL_SECONDS)
@@ -187,6 +198,8 @@ class _Watch:
             try:
                 if walsender is not None:
                     fields = walsender.read_text().rpartition(")")[2].split()
-                    self.walsender_cpu_seconds = (int(fields[11]) + int(fields[12])) / self._bench.ticks_per_second
+                    self.walsender_cpu_seconds = (
+                        int(fields[11]) + int(fields[12])
+                    ) / self._bench.ticks_per_second
             except OSError:
                 return

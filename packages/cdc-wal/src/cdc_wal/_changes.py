@@ -17,6 +17,7 @@ from cdc_pgoutput import Decoder, Lsn, Message, Origin, PgOutputError, Relation,
 
 from ._confirm import ConfirmTracker
 from ._relations import RelationState, SourceName, source_constants, source_parts
+from ._transaction import RelationInTransaction, Transaction, origin_text
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -99,8 +100,9 @@ class ChangeBuilder(Generic[T]):
         self.last_bytes = 0
         self.reply_requested = False
         self._delivered = 0  # the number of the next delivery
+        self._numbered = 0  # how many of them the tracker knows of
         self._relations: dict[int, RelationState] = {}
-        self._transaction = _Transaction()
+        self._transaction = Transaction()
         self._last_end_lsn: int | None = None
         self._outer_times = ""
 
@@ -124,7 +126,7 @@ class ChangeBuilder(Generic[T]):
         before = transaction.relations.pop(relation.relation_id, None)
         if before is not None and before.table == state.table:
             # The server announces a table anew after TRUNCATE and ALTER TABLE too: its rows are counted on.
-            after = _RelationInTransaction(state, transaction, self._last_end_lsn)
+            after = RelationInTransaction(state, transaction, self._last_end_lsn)
             after.events = before.events
             transaction.relations[relation.relation_id] = after
 
@@ -156,7 +158,9 @@ class ChangeBuilder(Generic[T]):
                     continue
                 relation = relations.get(relation_id) or self._open_relation(frame, relation_id)
                 ordinal = transaction.ordinal
-                transaction.ordinal = ordinal + 1  # before any filter of ours: the number is the same on every repeat
+                transaction.ordinal = (
+                    ordinal + 1
+                )  # before any filter of ours: the number is the same on every repeat
                 if relation.ignored:
                     continue
                 if tag != _INSERT:
@@ -171,11 +175,14 @@ class ChangeBuilder(Generic[T]):
                     ).encode()
                     delivery = self._delivered
                     self._delivered = delivery + 1
-                    self.payload_bytes += len(value)
+                    self.last_bytes = len(value) + len(key or "")
+                    self.payload_bytes += self.last_bytes
                     identity = ChangeIdentity(epoch, transaction.commit_lsn, ordinal)
-                    at = transaction.committed_at
                     key_bytes = None if key is None else key.encode()
-                    events.append(make(key_bytes, value, _CREATE, relation.table, identity, None, at, delivery))
+                    at = transaction.committed_at
+                    events.append(
+                        make(key_bytes, value, _CREATE, relation.table, identity, None, at, delivery)
+                    )
                 if self.payload_bytes >= self._max_bytes:
                     self._number_events()
                     return index + 1, None
@@ -184,7 +191,9 @@ class ChangeBuilder(Generic[T]):
         self._number_events()
         return len(frames), None
 
-    def _change(self, frame: bytes, tag: int, relation: _RelationInTransaction, lsn: int, ordinal: int) -> None:
+    def _change(
+        self, frame: bytes, tag: int, relation: RelationInTransaction, lsn: int, ordinal: int
+    ) -> None:
         """Make the events of an update or a delete."""
         if tag != _UPDATE:
             before, key = relation.codec.delete(frame, _TUPLE_AT)
@@ -202,7 +211,7 @@ class ChangeBuilder(Generic[T]):
 
     def _emit(
         self,
-        relation: _RelationInTransaction,
+        relation: RelationInTransaction,
         op: Operation,
         key: str | None,
         before: str,
@@ -237,14 +246,14 @@ class ChangeBuilder(Generic[T]):
             )
         )
 
-    def _open_relation(self, frame: bytes, relation_id: int) -> _RelationInTransaction:
+    def _open_relation(self, frame: bytes, relation_id: int) -> RelationInTransaction:
         """Make what the rows of a relation share within this transaction."""
         transaction = self._transaction
         state = self._relations.get(relation_id)
         if state is None or not transaction.open:
             self._decoder.decode(frame[_HEADER_BYTES:])  # says what is wrong with an unannounced relation
             raise SourceError("a row came outside of a transaction", where={"slot": self._epoch.slot})
-        found = transaction.relations[relation_id] = _RelationInTransaction(
+        found = transaction.relations[relation_id] = RelationInTransaction(
             state, transaction, self._last_end_lsn
         )
         return found
@@ -290,7 +299,7 @@ class ChangeBuilder(Generic[T]):
             relation_id = announced.relation_id
             relation = transaction.relations.get(relation_id)
             if relation is None:
-                relation = transaction.relations[relation_id] = _RelationInTransaction(
+                relation = transaction.relations[relation_id] = RelationInTransaction(
                     self._relations[relation_id], transaction, self._last_end_lsn
                 )
             if not relation.ignored:
@@ -312,7 +321,7 @@ class ChangeBuilder(Generic[T]):
             # another transaction may begin (seen on 15): its last byte is in no other record. The stream tells no
             # time for it; the last one that it told stands in.
             identity_lsn = int(message.lsn) - 1
-            origin = _origin_text("null", "null", identity_lsn)
+            origin = origin_text("null", "null", identity_lsn)
         head, middle = source_parts(
             self._message_constants, transaction.commit_time_us, xid, self._last_end_lsn
         )
@@ -336,8 +345,9 @@ class ChangeBuilder(Generic[T]):
 
     def _number_events(self) -> None:
         """Tell the tracker of the events made since the last time."""
-        if (count := self._delivered - self._tracker.delivered) > 0:
+        if (count := self._delivered - self._numbered) > 0:
             self._tracker.deliver(count)
+            self._numbered = self._delivered
 
     def _broken(self, frame: bytes, error: Exception) -> SourceError:
         lsn = Lsn(_u64(frame, 1)[0]) if len(frame) >= 9 else None
@@ -347,58 +357,6 @@ class ChangeBuilder(Generic[T]):
             where=where,
             remedy="nothing after the last confirmed transaction was acknowledged; report it with the server's version",
         )
-
-
-@final
-class _RelationInTransaction:
-    """What the events of one relation share within one transaction."""
-
-    __slots__ = ("codec", "events", "head", "ignored", "insert", "middle", "table", "tail")
-
-    def __init__(self, state: RelationState, transaction: _Transaction, last_end_lsn: int | None) -> None:
-        self.codec = state.codec
-        self.insert = state.codec.insert
-        self.ignored = state.ignored
-        self.table = state.table
-        self.events = 0
-        head, self.middle = state.source_parts(transaction.commit_time_us, transaction.xid, last_end_lsn)
-        self.head = f',"source":{head}'
-        self.tail = f'{state.source_tail},"transaction":{{"id":"{transaction.id}","total_order":'
-
-
-@final
-class _Transaction:
-    """The transaction that the stream is in, or was in last."""
-
-    __slots__ = (
-        "commit_lsn", "commit_time_us", "committed_at", "events", "id", "open", "ordinal", "origin", "relations", "xid",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.relations: dict[int, _RelationInTransaction] = {}
-        self.begin(0, 0, 0)
-        self.open = False
-
-    def begin(self, commit_lsn: int, commit_time_us: int, xid: int) -> None:
-        self.open = True
-        self.commit_lsn = commit_lsn
-        self.commit_time_us = commit_time_us
-        self.committed_at = commit_time_us / 1e6
-        self.xid = xid
-        self.id = (
-            f"{xid}:{commit_lsn}"  # one for the whole transaction; Debezium's differs from event to event
-        )
-        self.ordinal = 0
-        self.events = 0
-        self.relations.clear()  # in place: the loop of `feed` holds the dict
-        self.origin = _origin_text("null", "null", commit_lsn)
-
-    def set_origin(self, name: str, lsn: int) -> None:
-        self.origin = _origin_text(json.dumps(name, ensure_ascii=False), str(int(lsn)), self.commit_lsn)
-
-
-def _origin_text(origin: str, origin_lsn: str, commit_lsn: int) -> str:
-    return f',"xmin":null,"origin":{origin},"origin_lsn":{origin_lsn},"commit_lsn":{commit_lsn},"ordinal":'
 
 
 def _message_key(message: Message, member: str | None) -> str:
