@@ -21,7 +21,7 @@ from cdc_core import (
 from cdc_pgoutput import Lsn
 
 from ._dead_letters import open_error_router
-from ._flow import Flow, MakeOutgoing, SessionFence, mark_end
+from ._flow import Flow, SessionFence, mark_end, outgoing_event_maker
 from ._monitor import open_monitor
 from ._reconnect import Reconnects
 from ._session import Resume, SlotSession, open_session
@@ -115,7 +115,7 @@ class ReaderRun:
                 self._config,
                 password=password,
                 resume=self._resume,
-                make=MakeOutgoing,
+                make=outgoing_event_maker,
                 mark_end=mark_end,
                 on_schema_change=self._reader.on_schema_change,
             ) as session,
