@@ -8,7 +8,7 @@ from decimal import Decimal
 from ipaddress import ip_address
 from struct import pack
 from time import process_time
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pgoutput_bytes as wire
@@ -32,8 +32,6 @@ def python(oid: int, text: str, modifier: int = -1) -> object:
 def encoded(oid: int, value: wire.Field, modifier: int = -1) -> Any:
     return json.loads(row_of(oid, value, modifier=modifier).to_json())["c0"]
 
-
-UTC = UTC
 
 PYTHON: list[tuple[int, str, object]] = [
     (16, "t", True),
@@ -138,7 +136,7 @@ def array_text(value: list[Any]) -> str:
         if item is None:
             parts.append("NULL")
         elif isinstance(item, list):
-            parts.append(array_text(item))
+            parts.append(array_text(cast("list[Any]", item)))
         elif item == "" or item.upper() == "NULL" or any(mark in item for mark in '"\\{}, \t\n\r\v\f'):
             escaped = item.replace("\\", "\\\\").replace('"', '\\"')
             parts.append(f'"{escaped}"')
@@ -173,9 +171,9 @@ NOT_ARRAYS = [
     '{"1}',
     "{1}{2}",
     "[1]={1}",
+    *("{1}x", "{1{2}}", "{{1}2}", '{"1"2}', "{\\1}", "[1:1]", "{1},{2}", "{{},}"),
+    "{" * 7 + "1" + "}" * 7,
 ]
-NOT_ARRAYS += ["[1]={1}", "{1}x", "{1{2}}", "{{1}2}", '{"1"2}', "{\\1}", "[1:1]", "{1},{2}", "{{},}"]
-NOT_ARRAYS += ["{" * 7 + "1" + "}" * 7]
 
 
 @pytest.mark.parametrize("text", NOT_ARRAYS)
@@ -270,8 +268,6 @@ BINARY_OIDS = [
     869,
     1000,
     1007,
-]
-BINARY_OIDS += [
     1082,
     1083,
     1114,
@@ -288,8 +284,8 @@ BINARY_OIDS += [
     3904,
     3910,
     5069,
+    *(HSTORE, LTREE, CITEXT),
 ]
-BINARY_OIDS += [HSTORE, LTREE, CITEXT]
 
 
 @settings(deadline=None)

@@ -12,7 +12,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 CASES_FILE = Path(__file__).parents[2] / "cdc-pgoutput" / "tests" / "pgoutput_cases.py"
 
@@ -305,10 +305,11 @@ def literal(type_name: str, value: Any) -> str:
     kind = element_type(type_name)
     if not isinstance(value, list):
         return _scalar(kind, value)
-    if _is_vector(kind, value):
-        return " ".join(map(str, value))
+    items = cast("list[Any]", value)
+    if _is_vector(kind, items):
+        return " ".join(map(str, items))
     separator = ";" if kind == "box" else ","
-    return "{" + separator.join(_element(kind, item) for item in value) + "}"
+    return "{" + separator.join(_element(kind, item) for item in items) + "}"
 
 
 def _is_vector(kind: str, value: list[Any]) -> bool:
@@ -320,7 +321,7 @@ def _element(kind: str, item: Any) -> str:
     if item is None:
         return "NULL"
     text = literal(kind, item)
-    if isinstance(item, list) and not _is_vector(kind, item):
+    if isinstance(item, list) and not _is_vector(kind, cast("list[Any]", item)):
         return text  # one dimension more
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
@@ -331,7 +332,7 @@ def _scalar(kind: str, value: Any) -> str:
         return b64decode(value).decode()
     match kind:
         case "numeric":
-            return _NUMERIC_NAMES.get(value, value)
+            return _NUMERIC_NAMES.get(value, str(value))
         case "bytea":
             return "\\x" + b64decode(value).hex()
         case "bit(1)":

@@ -232,12 +232,13 @@ class _Run:
         await until(self._is_confirmed, timeout_seconds=self._options.drain_seconds)
 
     async def _is_confirmed(self) -> bool:
-        mark = self._mark = self._mark or await self._session.call(read_mark)
+        mark: Mark = self._mark or await self._session.call(read_mark)
+        self._mark = mark
         return await self._session.call(lambda connection: _has_confirmed(connection, mark.lsn))
 
     async def _prove(self) -> Proof | None:
         try:
-            mark = self._mark or await self._session.call(read_mark)
+            mark: Mark = self._mark or await self._session.call(read_mark)
             async with self._transport.dead_letters() as letters:
                 found = [letter async for letter in letters.list(pipeline=PIPELINE)]
             deliveries = [delivery_of(letter.event) for letter in found]
@@ -330,5 +331,6 @@ def _has_confirmed(connection: Connection, lsn: str) -> bool:
 def _first(error: Exception) -> Exception:
     """Return the one error that is reported: task groups may have wrapped it."""
     while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
+        group: ExceptionGroup[Exception] = error
+        error = group.exceptions[0]
     return error
