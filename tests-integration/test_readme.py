@@ -89,3 +89,12 @@ def packaged(package: str, name: str) -> str:
 def wait_until_read(shop: Shop) -> None:
     statement = f"SELECT FROM pg_replication_slots WHERE slot_name = '{shop.slot_name}' AND active"
     eventually(lambda: shop.sql(statement), why="it does not start")
+
+
+def test_each_test_that_the_design_names_exists(loop: str) -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "DESIGN.md").read_text(encoding="utf-8")))
+    folders = [ROOT / "packages", ROOT / "tests-integration"]
+    files = [path for folder in folders for path in folder.rglob("*.py")]
+    existing = {name for path in files for name in re.findall(r"def (test_\w+)", path.read_text("utf-8"))}
+    assert named, "the design names its tests"
+    assert named <= existing, named - existing

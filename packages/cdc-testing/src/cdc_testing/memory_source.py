@@ -19,7 +19,7 @@ from .faults import CrashPoint, InjectedCrash
 from .memory_log import MemoryLog, MemoryStore, Signal
 from .memory_stream import MemoryStream
 
-_CANCEL_GRACE_SECONDS: Final = 1.0
+_CANCEL_GRACE_SECONDS: Final = 0.2
 """How long a cancelled worker may take to leave before its partition is given away all the same."""
 
 
@@ -138,7 +138,13 @@ class Membership:
             self.store.rebalance()
             # The body's error is not for the group, which would wrap it: its tasks have none, they are cancelled.
             self._tasks.cancel_scope.cancel()
-            await self._tasks.__aexit__(None, None, None)
+            try:
+                await self._tasks.__aexit__(None, None, None)
+            except anyio.get_cancelled_exc_class():
+                if (
+                    error is None
+                ):  # otherwise the body's own error goes on, and the next checkpoint is cancelled
+                    raise
 
     def __aiter__(self) -> Self:
         return self

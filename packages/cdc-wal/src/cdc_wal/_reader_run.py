@@ -115,12 +115,15 @@ class ReaderRun:
         ):
             flow = Flow(session, publisher, router, self._reader.name, self._config.max_buffered_bytes)
             self._session = session
+            connected_at = anyio.current_time()
             try:
                 await self._run_flow(flow, session)
             finally:
                 self.published += flow.published
                 self.rejected += flow.rejected
-                self._resume = Resume(epoch=session.epoch, confirmed_lsn=session.confirmed_lsn)
+                self._resume = session.resume()
+                held_for = anyio.current_time() - connected_at
+                self._reconnects.ended(seconds=held_for, is_progress=session.is_progress)
                 self._session = None
         if session.failure is not None:
             raise session.failure
@@ -129,7 +132,7 @@ class ReaderRun:
         async with open_task_group() as tasks:
             tasks.start_soon(flow.publish)
             tasks.start_soon(flow.settle)
-            self._reconnects.healthy()
+            self._reconnects.connected()
             self._trouble = None
             await wait_any(session.ended, session.server_stopping, self._stopping, flow.failed)
             session.close_intake()
