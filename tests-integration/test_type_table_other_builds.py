@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import secrets
-import sys
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
 import psycopg
 import pytest
+
 from cdc_core import Event, Operation, Pipeline, provision
-from cdc_testing.servers import ServerUnavailableError
-from cdc_testing.servers.postgres import EmbeddedPostgres, start_postgres
+from cdc_testing.servers.postgres import Build, EmbeddedPostgres, start_postgres
 from cdc_wal import PostgresTransport, WalConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from emulators.postgres import choose_build
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +36,11 @@ MORE_COLUMNS: dict[str, tuple[str, str, object]] = {
     "xml_empty": ("xml", "''", ""),
     # the server itself leaves a declaration out that says nothing
     "xml_declared": ("xml", "'<?xml version=\"1.0\"?><a b=\"1\">&lt;é</a>'", '<a b="1">&lt;é</a>'),
-    "xml_alone": ("xml", "'<?xml version=\"1.0\" standalone=\"yes\"?><a/>'", '<?xml version="1.0" standalone="yes"?><a/>'),
+    "xml_alone": (
+        "xml",
+        "'<?xml version=\"1.0\" standalone=\"yes\"?><a/>'",
+        '<?xml version="1.0" standalone="yes"?><a/>',
+    ),
     "tags": ("tags", "'b=>1'", '{"b":"1"}'),
     "label": ("label", "'ÀB'", "ÀB"),
     "root": ("root", "'Top'", "Top"),
@@ -63,17 +61,11 @@ CREATE TYPE icu_range AS RANGE (subtype = text, collation = icu_german);
 
 
 @pytest.fixture(scope="module", params=MAJORS)
-def server(request: pytest.FixtureRequest) -> Generator[EmbeddedPostgres]:
-    with ExitStack() as stack:
-        try:
-            build = choose_build(request.param)
-            started = stack.enter_context(start_postgres(build=build, use_existing=False))
-        except ServerUnavailableError as error:
-            if os.environ.get("CI", "").lower() == "true":
-                pytest.fail(f"CI=true and no server to test with: {error}", pytrace=False)
-            pytest.skip(str(error))
-        assert build.has_xml
-        assert build.has_icu
+def server(request: pytest.FixtureRequest, build_of: Callable[[int], Build]) -> Generator[EmbeddedPostgres]:
+    build = build_of(request.param)
+    assert build.has_xml
+    assert build.has_icu
+    with start_postgres(build=build, use_existing=False) as started:
         yield started
 
 

@@ -133,9 +133,8 @@ class PostgresHarness:
 
     async def _until_free(self) -> None:
         with anyio.fail_after(self.patience_seconds):
-            while await self._sql.fetch_one(
-                "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND active", [self.slot_name]
-            ):  # noqa: ASYNC110 - a condition of the server, which sets no event of ours
+            sql = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND active"
+            while await self._sql.fetch_one(sql, [self.slot_name]):  # noqa: ASYNC110 - an event of the server
                 await anyio.sleep(0.005)
 
 

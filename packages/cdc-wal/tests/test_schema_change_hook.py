@@ -109,11 +109,14 @@ async def test_a_hook_that_fails_ends_the_pipeline_with_one_error(
     async def tell(change: SchemaChange) -> None:
         raise raised
 
-    transport = PostgresTransport(config, on_schema_change=tell)
-    with pytest.raises((SourceError, AccessError)) as caught, anyio.fail_after(20):
+    async def run() -> None:
         async with Pipeline(name="shapes", transport=transport, handler=ignore).running() as live:
             await sql.simple(NEW_SHAPE)
             await live.wait()
+
+    transport = PostgresTransport(config, on_schema_change=tell)
+    with pytest.raises((SourceError, AccessError)) as caught, anyio.fail_after(20):
+        await run()
     assert raised in (caught.value, caught.value.__cause__)
     assert "a row's value" not in str(caught.value)
 
@@ -125,8 +128,11 @@ async def test_a_hook_that_fails_ends_the_reader_with_one_error(sql: Connection,
     async def tell(change: SchemaChange) -> None:
         raise ValueError("no")
 
-    reader = WalReader(config, to=MemoryTransport(), on_schema_change=tell)
-    with pytest.raises(SourceError, match="on_schema_change raised ValueError"), anyio.fail_after(20):
+    async def run() -> None:
         async with reader.running() as live:
             await sql.simple(NEW_SHAPE)
             await live.wait()
+
+    reader = WalReader(config, to=MemoryTransport(), on_schema_change=tell)
+    with pytest.raises(SourceError, match="on_schema_change raised ValueError"), anyio.fail_after(20):
+        await run()
