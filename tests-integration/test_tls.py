@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdc_core import AccessError, CdcError, Event, Pipeline, provision
@@ -48,16 +49,14 @@ class Passwords:
         self._server = server
         self._current = ""
         with psycopg.connect(server.dsn(), autocommit=True) as admin:
-            admin.execute(f"CREATE ROLE {role} LOGIN SUPERUSER")
+            admin.execute(f"CREATE ROLE {role} LOGIN SUPERUSER".encode())
         self.change()
 
     def change(self) -> None:
         self._current = f"pass word'\\{secrets.token_hex(8)}"
-        statement = psycopg.sql.SQL("ALTER ROLE {} PASSWORD {}")
+        statement = sql.SQL("ALTER ROLE {} PASSWORD {}")
         with psycopg.connect(self._server.dsn(), autocommit=True) as admin:
-            admin.execute(
-                statement.format(psycopg.sql.Identifier(self.role), psycopg.sql.Literal(self._current))
-            )
+            admin.execute(statement.format(sql.Identifier(self.role), sql.Literal(self._current)))
 
     async def __call__(self) -> str:
         await anyio.lowlevel.checkpoint()
@@ -140,8 +139,8 @@ async def until_confirmed(admin: psycopg.Connection, slot_name: str) -> None:
     """Wait until the server has our confirmation of all that is written."""
     row = admin.execute("SELECT pg_current_wal_flush_lsn()").fetchone()
     assert row is not None
-    sql = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
-    while admin.execute(sql, [row[0], slot_name]).fetchone() != (True,):  # noqa: ASYNC110 - the server's event
+    query = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
+    while admin.execute(query, [row[0], slot_name]).fetchone() != (True,):  # noqa: ASYNC110 - the server's event
         await anyio.sleep(0.01)
 
 
@@ -149,8 +148,8 @@ async def until_read_again(
     admin: psycopg.Connection, slot_name: str, passwords: Passwords, asked: int
 ) -> None:
     """Wait until somebody reads the slot who asked for the password after `asked` times."""
-    sql = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
-    while passwords.asked == asked or admin.execute(sql, [slot_name]).fetchone() != (True,):  # noqa: ASYNC110
+    query = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
+    while passwords.asked == asked or admin.execute(query, [slot_name]).fetchone() != (True,):  # noqa: ASYNC110
         await anyio.sleep(0.01)
 
 

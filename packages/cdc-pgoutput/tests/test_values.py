@@ -8,7 +8,7 @@ from decimal import Decimal
 from ipaddress import ip_address
 from struct import pack
 from time import process_time
-from typing import Any, cast
+from typing import Any, TypeGuard
 from uuid import UUID
 
 import pgoutput_bytes as wire
@@ -129,14 +129,18 @@ def test_an_unchanged_value_has_the_placeholder_of_its_type(name: str, oid: int,
 ELEMENTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=5)
 
 
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
 def array_text(value: list[Any]) -> str:
     """As array_out of PostgreSQL writes it: quotes only where they are needed."""
     parts: list[str] = []
     for item in value:
         if item is None:
             parts.append("NULL")
-        elif isinstance(item, list):
-            parts.append(array_text(cast("list[Any]", item)))
+        elif is_list(item):
+            parts.append(array_text(item))
         elif item == "" or item.upper() == "NULL" or any(mark in item for mark in '"\\{}, \t\n\r\v\f'):
             escaped = item.replace("\\", "\\\\").replace('"', '\\"')
             parts.append(f'"{escaped}"')

@@ -44,7 +44,7 @@ def shapes(changes: Sequence[SchemaChange]) -> list[tuple[list[str], list[str]]]
     return [([name for name, _ in change.old], [name for name, _ in change.new]) for change in changes]
 
 
-ALTERATIONS = [
+ALTERATIONS: list[tuple[str, str, dict[str, object]]] = [
     ("ADD b int DEFAULT 7", "(2, 'y', 8)", {"id": 2, "a": "y", "b": 8}),
     ("RENAME a TO b", "(2, 'y')", {"id": 2, "b": "y"}),
     ("DROP a", "(2)", {"id": 2}),

@@ -12,7 +12,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard
 
 CASES_FILE = Path(__file__).parents[2] / "cdc-pgoutput" / "tests" / "pgoutput_cases.py"
 
@@ -311,16 +311,19 @@ def element_type(type_name: str) -> str:
     return base.removesuffix("[]") if base == "bit(1)" else base.removesuffix("[]").partition("(")[0]
 
 
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
 def literal(type_name: str, value: Any) -> str:
     """Return the text for the server's input function that means the value of this JSON."""
     kind = element_type(type_name)
-    if not isinstance(value, list):
+    if not is_list(value):
         return _scalar(kind, value)
-    items = cast("list[Any]", value)
-    if _is_vector(kind, items):
-        return " ".join(map(str, items))
+    if _is_vector(kind, value):
+        return " ".join(map(str, value))
     separator = ";" if kind == "box" else ","
-    return "{" + separator.join(_element(kind, item) for item in items) + "}"
+    return "{" + separator.join(_element(kind, item) for item in value) + "}"
 
 
 def _is_vector(kind: str, value: list[Any]) -> bool:
@@ -332,7 +335,7 @@ def _element(kind: str, item: Any) -> str:
     if item is None:
         return "NULL"
     text = literal(kind, item)
-    if isinstance(item, list) and not _is_vector(kind, cast("list[Any]", item)):
+    if is_list(item) and not _is_vector(kind, item):
         return text  # one dimension more
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
