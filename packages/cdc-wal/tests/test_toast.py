@@ -49,8 +49,8 @@ def note(event: Event) -> Change[Note]:
 
 
 def wire(event: Event, side: str = "after") -> Mapping[str, object]:
-    row = json.loads(event.value or b"")[side]
-    assert isinstance(row, dict)
+    row: dict[str, object] | None = json.loads(event.value or b"")[side]
+    assert row is not None
     return row
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from type_table import (
@@ -34,15 +35,15 @@ def config_of(database: Database) -> WalConfig:
     )
 
 
-def envelope(event: Event) -> Mapping[str, object]:
+def envelope(event: Event) -> Mapping[str, Any]:
     assert event.value is not None
-    decoded: Mapping[str, object] = json.loads(event.value)
+    decoded: Mapping[str, Any] = json.loads(event.value)
     return decoded
 
 
 def row_of(event: Event, side: str) -> Mapping[str, object]:
-    row = envelope(event)[side]
-    assert isinstance(row, dict)
+    row: dict[str, object] | None = envelope(event)[side]
+    assert row is not None
     return row
 
 

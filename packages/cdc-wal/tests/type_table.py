@@ -12,7 +12,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 CASES_FILE = Path(__file__).parents[2] / "cdc-pgoutput" / "tests" / "pgoutput_cases.py"
 
@@ -311,10 +311,14 @@ def element_type(type_name: str) -> str:
     return base.removesuffix("[]") if base == "bit(1)" else base.removesuffix("[]").partition("(")[0]
 
 
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
 def literal(type_name: str, value: Any) -> str:
     """Return the text for the server's input function that means the value of this JSON."""
     kind = element_type(type_name)
-    if not isinstance(value, list):
+    if not is_list(value):
         return _scalar(kind, value)
     if _is_vector(kind, value):
         return " ".join(map(str, value))
@@ -331,7 +335,7 @@ def _element(kind: str, item: Any) -> str:
     if item is None:
         return "NULL"
     text = literal(kind, item)
-    if isinstance(item, list) and not _is_vector(kind, item):
+    if is_list(item) and not _is_vector(kind, item):
         return text  # one dimension more
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
@@ -342,7 +346,7 @@ def _scalar(kind: str, value: Any) -> str:
         return b64decode(value).decode()
     match kind:
         case "numeric":
-            return _NUMERIC_NAMES.get(value, value)
+            return _NUMERIC_NAMES.get(value, str(value))
         case "bytea":
             return "\\x" + b64decode(value).hex()
         case "bit(1)":

@@ -40,11 +40,11 @@ class ReaderRun:
     """Runs a reader once; `main` keeps its failure, and cancels `body`, the scope of whoever runs beside it."""
 
     def __init__(self, reader: WalReader) -> None:
-        self.body = anyio.CancelScope()
-        self.ended = anyio.Event()
+        self.body: anyio.CancelScope = anyio.CancelScope()
+        self.ended: anyio.Event = anyio.Event()
         self.failure: CdcError | None = None
-        self.published = 0
-        self.rejected = 0
+        self.published: int = 0
+        self.rejected: int = 0
         self._reader = reader
         self._config = reader.config
         self._reconnects = Reconnects(reader.config)

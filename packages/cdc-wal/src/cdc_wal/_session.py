@@ -539,7 +539,7 @@ async def check_slot(side: SideConnection, config: WalConfig) -> SlotState:
         state = verify_slot(
             await inspect_slot(connection, config.slot_name),
             config=config,
-            database=(database and database[0]) or "",
+            database=(database[0] if database else None) or "",
         )
         sql = "SELECT FROM pg_publication WHERE pubname = $1"
         if await connection.fetch_one(sql, (config.publication_name,)) is None:
