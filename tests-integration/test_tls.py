@@ -14,14 +14,14 @@ from pathlib import Path
 import anyio
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
 from cdc_core import AccessError, CdcError, Event, Pipeline, provision
 from cdc_testing.servers import ServerUnavailableError
 from cdc_testing.servers.postgres import EmbeddedPostgres, start_postgres
 from cdc_wal import PostgresTransport, WalConfig
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from emulators.postgres import choose_build
 
@@ -183,7 +183,7 @@ async def test_a_server_that_is_not_the_one_named_or_a_stale_password_ends_the_p
     wrong = WalConfig(
         dsn=make_conninfo(config.dsn, **parts), slot_name=name, publication_name="p", tables=("public.t",)
     )
-    secret = "stale secret"  # noqa: S105 -- the password that must not work, and not be shown
+    secret = "stale secret"
 
     async def handle(events: Sequence[Event]) -> None:
         raise AssertionError("nothing may come")

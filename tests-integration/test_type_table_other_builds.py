@@ -15,17 +15,19 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
+
 from cdc_core import Event, Operation, Pipeline, provision
 from cdc_testing.servers import ServerUnavailableError
 from cdc_testing.servers.postgres import EmbeddedPostgres, start_postgres
 from cdc_wal import PostgresTransport, WalConfig
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from emulators.postgres import choose_build
 
 pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # The table stands with the tests of cdc-wal, which run it on the servers that pip installs.
 TABLE = runpy.run_path(str(ROOT / "packages" / "cdc-wal" / "tests" / "type_table.py"), run_name="type_table")
@@ -42,7 +44,11 @@ MORE_COLUMNS: dict[str, tuple[str, str, object]] = {
     "xml_empty": ("xml", "''", ""),
     # the server itself leaves a declaration out that says nothing
     "xml_declared": ("xml", "'<?xml version=\"1.0\"?><a b=\"1\">&lt;é</a>'", '<a b="1">&lt;é</a>'),
-    "xml_alone": ("xml", "'<?xml version=\"1.0\" standalone=\"yes\"?><a/>'", '<?xml version="1.0" standalone="yes"?><a/>'),
+    "xml_alone": (
+        "xml",
+        "'<?xml version=\"1.0\" standalone=\"yes\"?><a/>'",
+        '<?xml version="1.0" standalone="yes"?><a/>',
+    ),
     "tags": ("tags", "'b=>1'", '{"b":"1"}'),
     "label": ("label", "'ÀB'", "ÀB"),
     "root": ("root", "'Top'", "Top"),

@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from wal_reading import Reading, confirmed_lsn, keys, provisioned, reading
+
 from cdc_core import Event, Operation, SourceError, TableId
 from cdc_testing.plugin import PostgresDatabase
 from cdc_wal import WalConfig
 from cdc_wal._connection import Connection, open_connection
 from cdc_wal._session import SchemaChange
 from cdc_wal._source import SlotSource
-from wal_reading import Reading, confirmed_lsn, keys, provisioned, reading
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +44,7 @@ def shapes(changes: Sequence[SchemaChange]) -> list[tuple[list[str], list[str]]]
     return [([name for name, _ in change.old], [name for name, _ in change.new]) for change in changes]
 
 
-ALTERATIONS = [
+ALTERATIONS: list[tuple[str, str, dict[str, object]]] = [
     ("ADD b int DEFAULT 7", "(2, 'y', 8)", {"id": 2, "a": "y", "b": 8}),
     ("RENAME a TO b", "(2, 'y')", {"id": 2, "b": "y"}),
     ("DROP a", "(2)", {"id": 2}),

@@ -7,13 +7,14 @@ import re
 from dataclasses import dataclass
 
 import pytest
+from wal_database import Database
+from wal_reading import provisioned, reading
+
 from cdc_core import Operation, PlanRefused, provision
 from cdc_wal import PostgresTransport, WalConfig
 from cdc_wal._connection import Connection
 from cdc_wal._errors import StatementFailed
 from cdc_wal._provisioner import open_provisioner
-from wal_database import Database
-from wal_reading import provisioned, reading
 
 pytestmark = pytest.mark.anyio
 

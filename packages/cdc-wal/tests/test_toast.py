@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
+from wal_reading import provisioned, reading
+
 from cdc_core import UNCHANGED, Change, Event, KeyOnly, Operation, RowError, Table, Unchanged
 from cdc_wal import WalConfig
 from cdc_wal._connection import Connection
-from wal_reading import provisioned, reading
 
 pytestmark = pytest.mark.anyio
 

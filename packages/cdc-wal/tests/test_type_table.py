@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
-from cdc_core import Event, Operation
-from cdc_wal import WalConfig
-from cdc_wal._connection import Connection, open_connection
 from type_table import (
     SETUP,
     Family,
@@ -23,6 +20,10 @@ from type_table import (
 )
 from wal_database import Database
 from wal_reading import provisioned, reading
+
+from cdc_core import Event, Operation
+from cdc_wal import WalConfig
+from cdc_wal._connection import Connection, open_connection
 
 pytestmark = pytest.mark.anyio
 

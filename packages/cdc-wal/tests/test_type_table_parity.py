@@ -7,12 +7,13 @@ import json
 from typing import Any
 
 import pytest
-from cdc_wal import WalConfig
-from cdc_wal._connection import Connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from type_reference import same, wire
 from wal_reading import provisioned, reading
+
+from cdc_wal import WalConfig
+from cdc_wal._connection import Connection
 
 pytestmark = pytest.mark.anyio
 
@@ -149,7 +150,9 @@ async def test_any_row_is_as_the_reference_reads_the_servers_own_text(
     numbers = [first, *itertools.islice(_numbers, len(rows) - 1)]
     params = ", ".join(f"CAST(${place} AS {name})" for place, name in enumerate(COLUMNS, 2))
     for number, row in zip(numbers, rows, strict=True):
-        await sql.fetch(f"INSERT INTO t VALUES ($1, {params})", [str(number), *(row[name] for name in COLUMNS)])
+        await sql.fetch(
+            f"INSERT INTO t VALUES ($1, {params})", [str(number), *(row[name] for name in COLUMNS)]
+        )
     await sql.simple(f"DELETE FROM t WHERE number < {first}")
     printed = await sql.fetch(f"SELECT t.* FROM t WHERE number >= {first} ORDER BY number")
     events: list[dict[str, Any]] = []

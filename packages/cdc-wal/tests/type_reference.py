@@ -15,7 +15,22 @@ from decimal import Decimal
 from typing import Any
 
 _STRINGS = frozenset(
-    "text varchar bpchar name uuid json jsonb inet cidr macaddr mood tsvector int4range daterange".split()
+    [
+        "text",
+        "varchar",
+        "bpchar",
+        "name",
+        "uuid",
+        "json",
+        "jsonb",
+        "inet",
+        "cidr",
+        "macaddr",
+        "mood",
+        "tsvector",
+        "int4range",
+        "daterange",
+    ]
 )
 _INFINITE = ("infinity", "-infinity")
 

@@ -196,8 +196,26 @@ class Family:
 
 # Types that no primary key can hold: they have no order.
 NOT_KEYS = frozenset(
-    "aclitem box cid circle json jsonpath line lquery lseg ltxtquery path pg_snapshot point polygon refcursor"
-    " txid_snapshot xid xml".split()
+    [
+        "aclitem",
+        "box",
+        "cid",
+        "circle",
+        "json",
+        "jsonpath",
+        "line",
+        "lquery",
+        "lseg",
+        "ltxtquery",
+        "path",
+        "pg_snapshot",
+        "point",
+        "polygon",
+        "refcursor",
+        "txid_snapshot",
+        "xid",
+        "xml",
+    ]
 )
 
 
@@ -246,9 +264,43 @@ _DOMAINS = {
     "instants": "timestamptz[]", "pricelist": "numeric[]", "whole_day": "daterange", "couple": "pair",
 }  # fmt: skip
 _OPAQUE = frozenset(
-    "box circle line lseg path polygon tsquery jsonpath pair nest float8span float8span_multirange xid xid8 cid tid pg_lsn"
-    " pg_snapshot txid_snapshot regclass regproc regtype regnamespace regrole regconfig refcursor lquery ltxtquery"
-    " int4multirange int8multirange nummultirange datemultirange tsmultirange tstzmultirange aclitem".split()
+    [
+        "box",
+        "circle",
+        "line",
+        "lseg",
+        "path",
+        "polygon",
+        "tsquery",
+        "jsonpath",
+        "pair",
+        "nest",
+        "float8span",
+        "float8span_multirange",
+        "xid",
+        "xid8",
+        "cid",
+        "tid",
+        "pg_lsn",
+        "pg_snapshot",
+        "txid_snapshot",
+        "regclass",
+        "regproc",
+        "regtype",
+        "regnamespace",
+        "regrole",
+        "regconfig",
+        "refcursor",
+        "lquery",
+        "ltxtquery",
+        "int4multirange",
+        "int8multirange",
+        "nummultirange",
+        "datemultirange",
+        "tsmultirange",
+        "tstzmultirange",
+        "aclitem",
+    ]
 )
 _NUMERIC_NAMES = {"NAN": "NaN", "POSITIVE_INFINITY": "Infinity", "NEGATIVE_INFINITY": "-Infinity"}
 
@@ -285,12 +337,12 @@ def _element(kind: str, item: Any) -> str:
     return f'"{escaped}"'
 
 
-def _scalar(kind: str, value: Any) -> str:
+def _scalar(kind: str, value: Any) -> str:  # value: as json.loads made it
     if kind in _OPAQUE:
         return b64decode(value).decode()
     match kind:
         case "numeric":
-            return _NUMERIC_NAMES.get(value, value)
+            return _NUMERIC_NAMES.get(value, str(value))
         case "bytea":
             return "\\x" + b64decode(value).hex()
         case "bit(1)":
