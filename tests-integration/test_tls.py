@@ -121,8 +121,7 @@ async def test_rows_come_over_verified_tls_from_the_host_that_answers_with_a_pas
 
     async def handle(events: Sequence[Event]) -> None:
         nonlocal arrived
-        for event in events:
-            seen.append(json.loads(event.key or b"")["id"])
+        seen.extend(json.loads(event.key or b"")["id"] for event in events)
         arrived.set()
 
     with psycopg.connect(server.dsn(name), autocommit=True) as admin:
@@ -149,7 +148,7 @@ async def test_rows_come_over_verified_tls_from_the_host_that_answers_with_a_pas
                     [name],
                 )
                 with anyio.fail_after(TIMEOUT_SECONDS):
-                    while not await is_read_again(admin, name, passwords, asked):
+                    while not await is_read_again(admin, name, passwords, asked):  # noqa: ASYNC110 - in another process
                         await anyio.sleep(0.01)
     assert seen == [0, 1, 2], "what was confirmed does not come again"
 
@@ -159,7 +158,7 @@ async def until_confirmed(admin: psycopg.Connection, slot_name: str) -> None:
     row = admin.execute("SELECT pg_current_wal_flush_lsn()").fetchone()
     assert row is not None
     sql = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
-    while admin.execute(sql, [row[0], slot_name]).fetchone() != (True,):
+    while admin.execute(sql, [row[0], slot_name]).fetchone() != (True,):  # noqa: ASYNC110 - in another process
         await anyio.sleep(0.01)
 
 

@@ -7,17 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
-from type_table import (
-    SETUP,
-    Family,
-    comparable,
-    exactly,
-    families,
-    key_families,
-    literal,
-    server_prints,
-    server_reads,
-)
+from type_literals import comparable, literal, server_prints, server_reads
+from type_table import SETUP, Family, exactly, families, key_families
 from wal_database import Database
 from wal_reading import provisioned, reading
 
@@ -83,7 +74,7 @@ async def differences_by_the_server(
         None if (value := row[column]) is None else literal(case.type, value)
         for case, column in zip(family.cases, family.columns, strict=True)
     ]
-    read = (await sql.fetch(server_reads(family.cases, family.columns), texts))[0]
+    read = (await sql.fetch(server_reads(family.cases), texts))[0]
     return {
         f"{case.type} {case.sql[:40]}": (found, due)
         for case, found, due in zip(family.cases, read, printed, strict=True)

@@ -1,4 +1,4 @@
-"""PostgreSQL's text of a value to its JSON, once more and slowly: by the table alone, with the standard library's own means.
+"""PostgreSQL's text of a value to its JSON, once more and slowly: by the table, with the standard library's own means.
 
 What the reader's generated code must equal. Dates go through `datetime` in a year that it knows, numbers through
 `Decimal` and `float`, arrays through a reader that looks at one character after the other.
@@ -10,28 +10,12 @@ import base64
 import json
 import re
 import struct
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-_STRINGS = frozenset(
-    [
-        "text",
-        "varchar",
-        "bpchar",
-        "name",
-        "uuid",
-        "json",
-        "jsonb",
-        "inet",
-        "cidr",
-        "macaddr",
-        "mood",
-        "tsvector",
-        "int4range",
-        "daterange",
-    ]
-)
+_MOMENTS = ("date", "timestamp", "timestamptz")
 _INFINITE = ("infinity", "-infinity")
 
 
@@ -41,35 +25,9 @@ def wire(type_name: str, text: str | None) -> Any:
         return None
     if type_name.endswith("[]"):
         return [_nested(type_name.removesuffix("[]"), item) for item in _read_array(text)]
-    if type_name in _STRINGS:
-        return text
-    match type_name:
-        case "int2" | "int4" | "int8" | "oid":
-            return int(text)
-        case "bool":
-            return {"t": True, "f": False}[text]
-        case "float4" | "float8":
-            return text if text in ("NaN", "Infinity", "-Infinity") else float(text)
-        case "numeric":
-            return _numeric(text)
-        case "money":
-            return f"{Decimal(text.translate({36: None, 44: None})):.2f}"
-        case "bytea":
-            return base64.b64encode(bytes.fromhex(text[2:])).decode()
-        case "varbit":
-            return base64.b64encode(_bits(text)).decode()
-        case "point":
-            return _point(text)
-        case "box" | "xid8" | "pg_lsn" | "int4multirange" | "pair":
-            return base64.b64encode(text.encode()).decode()
-        case "time":
-            return f"{text}Z"
-        case "timetz":
-            return _timetz(text)
-        case "interval":
-            return text if text in _INFINITE else _interval(text)
-        case _:
-            return text if text in _INFINITE else _moment(type_name, text)
+    if type_name in _MOMENTS:
+        return text if text in _INFINITE else _moment(type_name, text)
+    return _READERS[type_name](text)
 
 
 def _nested(type_name: str, item: Any) -> Any:
@@ -175,6 +133,35 @@ def _read_quoted(text: str, position: int) -> tuple[str, int]:
         item += text[position]
         position += 1
     return item, position + 1
+
+
+def _float(text: str) -> float | str:
+    return text if text in ("NaN", "Infinity", "-Infinity") else float(text)
+
+
+def _money(text: str) -> str:
+    return f"{Decimal(text.replace('$', '').replace(',', '')):.2f}"
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("int2", "int4", "int8", "oid"), int),
+    **dict.fromkeys(("text", "varchar", "bpchar", "uuid", "json", "jsonb", "inet", "mood", "int4range"), str),
+    **dict.fromkeys(("xid8", "pg_lsn", "int4multirange", "pair"), _base64),
+    **dict.fromkeys(("float4", "float8"), _float),
+    "bool": {"t": True, "f": False}.__getitem__,
+    "numeric": _numeric,
+    "money": _money,
+    "bytea": lambda text: base64.b64encode(bytes.fromhex(text[2:])).decode(),
+    "varbit": lambda text: base64.b64encode(_bits(text)).decode(),
+    "point": _point,
+    "time": lambda text: f"{text}Z",
+    "timetz": _timetz,
+    "interval": lambda text: text if text in _INFINITE else _interval(text),
+}
 
 
 def same(found: object, due: object) -> bool:
