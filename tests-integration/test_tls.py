@@ -64,16 +64,14 @@ class Passwords:
         self._server = server
         self._current = ""
         with psycopg.connect(server.dsn(), autocommit=True) as admin:
-            admin.execute(f"CREATE ROLE {role} LOGIN SUPERUSER")
+            admin.execute(f"CREATE ROLE {role} LOGIN SUPERUSER".encode())
         self.change()
 
     def change(self) -> None:
         self._current = f"pass word'\\{secrets.token_hex(8)}"
-        statement = psycopg.sql.SQL("ALTER ROLE {} PASSWORD {}")
+        quoted = self._current.replace("'", "''")
         with psycopg.connect(self._server.dsn(), autocommit=True) as admin:
-            admin.execute(
-                statement.format(psycopg.sql.Identifier(self.role), psycopg.sql.Literal(self._current))
-            )
+            admin.execute(f"ALTER ROLE {self.role} PASSWORD '{quoted}'".encode())
 
     async def __call__(self) -> str:
         await anyio.lowlevel.checkpoint()

@@ -114,12 +114,12 @@ async def test_each_value_is_as_the_type_table_says_on_every_version(server: Emb
     assert {case.needs for family in families for case in family.cases} == {"", "xml", *EXTENSIONS}
     with psycopg.connect(config.dsn, autocommit=True, options="-c timezone=UTC -c lc_monetary=C") as sql:
         for extension in EXTENSIONS:
-            sql.execute(f"CREATE EXTENSION {extension}")
-        sql.execute(TABLE["SETUP"] + MORE_SETUP)
+            sql.execute(f"CREATE EXTENSION {extension}".encode())
+        sql.execute(f"{TABLE['SETUP']}{MORE_SETUP}".encode())
         for family in families:
-            sql.execute(f"{family.table_sql}; ALTER TABLE {family.name} REPLICA IDENTITY FULL")
+            sql.execute(f"{family.table_sql}; ALTER TABLE {family.name} REPLICA IDENTITY FULL".encode())
         columns = ", ".join(f"{column} {kind}" for column, (kind, _, _) in MORE_COLUMNS.items())
-        sql.execute(f"CREATE TABLE others (id int PRIMARY KEY, touched int, {columns})")
+        sql.execute(f"CREATE TABLE others (id int PRIMARY KEY, touched int, {columns})".encode())
         await provision(PostgresTransport(config))
         tables = [*(family.name for family in families), "others"]
         values = ", ".join(f"({value})::{kind.partition(' ')[0]}" for kind, value, _ in MORE_COLUMNS.values())
@@ -127,11 +127,11 @@ async def test_each_value_is_as_the_type_table_says_on_every_version(server: Emb
             *(family.insert_sql for family in families),
             f"INSERT INTO others SELECT 1, 0, {values}",
         ):
-            sql.execute(statement)
+            sql.execute(statement.encode())
         for table in tables:
-            sql.execute(f"UPDATE {table} SET touched = 1")
+            sql.execute(f"UPDATE {table} SET touched = 1".encode())
         for table in tables:
-            sql.execute(f"DELETE FROM {table}")
+            sql.execute(f"DELETE FROM {table}".encode())
         events = await take(config, 3 * len(tables))
     size = len(tables)
     inserts, updates, deletes = events[:size], events[size : 2 * size], events[2 * size :]
@@ -155,7 +155,7 @@ async def test_an_extension_type_as_a_key_and_stored_out_of_line(server: Embedde
     columns = ("label", "map", "path", "doc")
     with psycopg.connect(config.dsn, autocommit=True) as sql:
         for extension in EXTENSIONS:
-            sql.execute(f"CREATE EXTENSION {extension}")
+            sql.execute(f"CREATE EXTENSION {extension}".encode())
         sql.execute(
             "CREATE TABLE k (word citext, place ltree, n int, label citext, map hstore, path ltree, doc xml,"
             " PRIMARY KEY (place, word))"

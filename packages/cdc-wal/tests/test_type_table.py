@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from type_literals import comparable, literal, server_prints, server_reads
@@ -25,15 +26,13 @@ def config_of(database: Database) -> WalConfig:
     )
 
 
-def envelope(event: Event) -> Mapping[str, object]:
-    assert event.value is not None
-    decoded: Mapping[str, object] = json.loads(event.value)
+def envelope(event: Event) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(event.value or b"")
     return decoded
 
 
 def row_of(event: Event, side: str) -> Mapping[str, object]:
-    row = envelope(event)[side]
-    assert isinstance(row, dict)
+    row: Mapping[str, object] = envelope(event)[side]
     return row
 
 

@@ -140,7 +140,11 @@ async def table(sql: Connection, config: WalConfig) -> None:
     await provisioned(config)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(rows=ROWS)
 async def test_any_row_is_as_the_reference_reads_the_servers_own_text(
     sql: Connection, config: WalConfig, table: None, rows: list[dict[str, str | None]]

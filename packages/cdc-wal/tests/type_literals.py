@@ -67,13 +67,14 @@ def literal(type_name: str, value: Any) -> str:
     kind = element_type(type_name)
     if not isinstance(value, list):
         return _scalar(kind, value)
-    if _is_vector(kind, value):
-        return " ".join(map(str, value))
+    items: list[Any] = value
+    if _is_vector(kind, items):
+        return " ".join(map(str, items))
     separator = ";" if kind == "box" else ","
-    return "{" + separator.join(_element(kind, item) for item in value) + "}"
+    return "{" + separator.join(_element(kind, item) for item in items) + "}"
 
 
-def _is_vector(kind: str, value: list[Any]) -> bool:
+def _is_vector(kind: str, value: Any) -> bool:
     """int2vector and oidvector are lists in JSON and no arrays in SQL."""
     return kind in ("int2vector", "oidvector") and not (value and isinstance(value[0], list))
 

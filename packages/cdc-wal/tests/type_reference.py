@@ -31,7 +31,10 @@ def wire(type_name: str, text: str | None) -> Any:
 
 
 def _nested(type_name: str, item: Any) -> Any:
-    return [_nested(type_name, one) for one in item] if isinstance(item, list) else wire(type_name, item)
+    if not isinstance(item, list):
+        return wire(type_name, item)
+    items: list[Any] = item
+    return [_nested(type_name, one) for one in items]
 
 
 def _numeric(text: str) -> str:
