@@ -11,12 +11,25 @@ from pathlib import Path
 import anyio
 import psycopg
 import pytest
+<<<<<<< HEAD
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdc_core import AccessError, CdcError, Event, Pipeline, provision
 from cdc_testing.servers.postgres import Build, EmbeddedPostgres, start_postgres
 from cdc_wal import PostgresTransport, WalConfig
+=======
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from cdc_core import AccessError, CdcError, Event, Pipeline, provision
+from cdc_testing.servers import ServerUnavailableError
+from cdc_testing.servers.postgres import EmbeddedPostgres, start_postgres
+from cdc_wal import PostgresTransport, WalConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from emulators.postgres import choose_build
+>>>>>>> types
 
 pytestmark = pytest.mark.anyio
 
@@ -54,9 +67,15 @@ class Passwords:
 
     def change(self) -> None:
         self._current = f"pass word'\\{secrets.token_hex(8)}"
+<<<<<<< HEAD
         statement = sql.SQL("ALTER ROLE {} PASSWORD {}")
         with psycopg.connect(self._server.dsn(), autocommit=True) as admin:
             admin.execute(statement.format(sql.Identifier(self.role), sql.Literal(self._current)))
+=======
+        quoted = self._current.replace("'", "''")
+        with psycopg.connect(self._server.dsn(), autocommit=True) as admin:
+            admin.execute(f"ALTER ROLE {self.role} PASSWORD '{quoted}'".encode())
+>>>>>>> types
 
     async def __call__(self) -> str:
         await anyio.lowlevel.checkpoint()
@@ -131,7 +150,12 @@ async def test_rows_come_over_verified_tls_from_the_host_that_answers_with_a_pas
                     [name],
                 )
                 with anyio.fail_after(TIMEOUT_SECONDS):
+<<<<<<< HEAD
                     await until_read_again(admin, name, passwords, asked)
+=======
+                    while not await is_read_again(admin, name, passwords, asked):  # noqa: ASYNC110 - in another process
+                        await anyio.sleep(0.01)
+>>>>>>> types
     assert seen == [0, 1, 2], "what was confirmed does not come again"
 
 
@@ -139,8 +163,13 @@ async def until_confirmed(admin: psycopg.Connection, slot_name: str) -> None:
     """Wait until the server has our confirmation of all that is written."""
     row = admin.execute("SELECT pg_current_wal_flush_lsn()").fetchone()
     assert row is not None
+<<<<<<< HEAD
     query = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
     while admin.execute(query, [row[0], slot_name]).fetchone() != (True,):  # noqa: ASYNC110 - the server's event
+=======
+    sql = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
+    while admin.execute(sql, [row[0], slot_name]).fetchone() != (True,):  # noqa: ASYNC110 - in another process
+>>>>>>> types
         await anyio.sleep(0.01)
 
 
@@ -168,7 +197,11 @@ async def test_a_server_that_is_not_the_one_named_or_a_stale_password_ends_the_p
     wrong = WalConfig(
         dsn=make_conninfo(config.dsn, **parts), slot_name=name, publication_name="p", tables=("public.t",)
     )
+<<<<<<< HEAD
     secret = "stale secret"  # the password that must not work, and not be shown
+=======
+    secret = "stale secret"
+>>>>>>> types
 
     async def handle(events: Sequence[Event]) -> None:
         raise AssertionError("nothing may come")

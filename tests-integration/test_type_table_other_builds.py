@@ -17,9 +17,17 @@ from cdc_core import Event, Operation, Pipeline, provision
 from cdc_testing.servers.postgres import Build, EmbeddedPostgres, start_postgres
 from cdc_wal import PostgresTransport, WalConfig
 
+<<<<<<< HEAD
 ROOT = Path(__file__).resolve().parent.parent
+=======
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from emulators.postgres import choose_build
+>>>>>>> types
 
 pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # The table stands with the tests of cdc-wal, which run it on the servers that pip installs.
 TABLE = runpy.run_path(str(ROOT / "packages" / "cdc-wal" / "tests" / "type_table.py"), run_name="type_table")
@@ -101,7 +109,11 @@ async def test_each_value_is_as_the_type_table_says_on_every_version(server: Emb
     with psycopg.connect(config.dsn, autocommit=True, options="-c timezone=UTC -c lc_monetary=C") as sql:
         for extension in EXTENSIONS:
             sql.execute(f"CREATE EXTENSION {extension}".encode())
+<<<<<<< HEAD
         sql.execute(TABLE["SETUP"] + MORE_SETUP)
+=======
+        sql.execute(f"{TABLE['SETUP']}{MORE_SETUP}".encode())
+>>>>>>> types
         for family in families:
             sql.execute(f"{family.table_sql}; ALTER TABLE {family.name} REPLICA IDENTITY FULL".encode())
         columns = ", ".join(f"{column} {kind}" for column, (kind, _, _) in MORE_COLUMNS.items())

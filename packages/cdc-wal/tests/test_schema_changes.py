@@ -70,6 +70,7 @@ async def test_rule_8_rows_have_the_columns_of_their_time(
             first = f"INSERT INTO t{number} VALUES (1, 'x')"
             second = f"INSERT INTO t{number} VALUES {values}; UPDATE t{number} SET id = id WHERE id > 1"
             alter = f"ALTER TABLE t{number} {alteration}"
+            taken: list[Event] = []
             if where == "inside a transaction":
                 await sql.simple(f"BEGIN; {first}; {alter}; {second}; COMMIT")
             else:
@@ -78,7 +79,12 @@ async def test_rule_8_rows_have_the_columns_of_their_time(
                     taken = await reader.take(1)
                 await sql.simple(alter)
                 await sql.simple(second)
+<<<<<<< HEAD
             found = rows([*taken, *await reader.take(3 - len(taken))])
+=======
+            events = [*taken, *await reader.take(3 - len(taken))]
+            found = rows(events)
+>>>>>>> types
             assert found == [{"id": 1, "a": "x"}, row, row]
             assert [list(one) for one in found[1:]] == [list(row), list(row)], "in table order"
             assert shapes(changes) == [(["id", "a"], list(row))]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+<<<<<<< HEAD
 from type_table import (
     SETUP,
     Family,
@@ -21,6 +22,16 @@ from type_table import (
 )
 from wal_database import Database
 from wal_reading import provisioned, reading
+=======
+from type_literals import comparable, literal, server_prints, server_reads
+from type_table import SETUP, Family, exactly, families, key_families
+from wal_database import Database
+from wal_reading import provisioned, reading
+
+from cdc_core import Event, Operation
+from cdc_wal import WalConfig
+from cdc_wal._connection import Connection, open_connection
+>>>>>>> types
 
 from cdc_core import Event, Operation
 from cdc_wal import WalConfig
@@ -35,15 +46,24 @@ def config_of(database: Database) -> WalConfig:
     )
 
 
+<<<<<<< HEAD
 def envelope(event: Event) -> Mapping[str, Any]:
     assert event.value is not None
     decoded: Mapping[str, Any] = json.loads(event.value)
+=======
+def envelope(event: Event) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(event.value or b"")
+>>>>>>> types
     return decoded
 
 
 def row_of(event: Event, side: str) -> Mapping[str, object]:
+<<<<<<< HEAD
     row: dict[str, object] | None = envelope(event)[side]
     assert row is not None
+=======
+    row: Mapping[str, object] = envelope(event)[side]
+>>>>>>> types
     return row
 
 
@@ -84,7 +104,7 @@ async def differences_by_the_server(
         None if (value := row[column]) is None else literal(case.type, value)
         for case, column in zip(family.cases, family.columns, strict=True)
     ]
-    read = (await sql.fetch(server_reads(family.cases, family.columns), texts))[0]
+    read = (await sql.fetch(server_reads(family.cases), texts))[0]
     return {
         f"{case.type} {case.sql[:40]}": (found, due)
         for case, found, due in zip(family.cases, read, printed, strict=True)

@@ -1,4 +1,4 @@
-"""The type table on a server: what is inserted, the JSON that is due, and how that JSON is read back into SQL.
+"""The type table on a server: what is inserted, and the JSON that is due.
 
 The cases are those of cdc-pgoutput's own tests, which check them against recorded streams; here they are written to a
 running server and read through a slot. `MORE` are cases that only need a server.
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import runpy
-from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+<<<<<<< HEAD
 from typing import Any, TypeGuard
+=======
+>>>>>>> types
 
 CASES_FILE = Path(__file__).parents[2] / "cdc-pgoutput" / "tests" / "pgoutput_cases.py"
 
@@ -255,6 +258,7 @@ def families(major: int, features: Iterable[str] = ()) -> list[Family]:
 def exactly(value: object) -> str:
     """Return a text that tells -0.0 from 0 and 1 from 1.0, which `==` does not."""
     return json.dumps(value, sort_keys=True)
+<<<<<<< HEAD
 
 
 # From here on: the JSON back to text that the server reads, so that the server says whether the value is the same.
@@ -420,3 +424,5 @@ def _printed(expression: str, type_name: str) -> str:
 def _wide(type_name: str) -> str:
     """Return the type to read a literal as: bit(n) would refuse the shorter text, and timetz has a zone."""
     return "varbit" + "[]" * type_name.endswith("[]") if element_type(type_name) == "bit" else type_name
+=======
+>>>>>>> types
