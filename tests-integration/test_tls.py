@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import socket
-from collections.abc import Callable, Generator, Sequence
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import anyio
 import psycopg
 import pytest
-<<<<<<< HEAD
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
-from cdc_core import AccessError, CdcError, Event, Pipeline, provision
-from cdc_testing.servers.postgres import Build, EmbeddedPostgres, start_postgres
-from cdc_wal import PostgresTransport, WalConfig
-=======
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdc_core import AccessError, CdcError, Event, Pipeline, provision
@@ -29,7 +24,6 @@ from cdc_wal import PostgresTransport, WalConfig
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from emulators.postgres import choose_build
->>>>>>> types
 
 pytestmark = pytest.mark.anyio
 
@@ -37,18 +31,26 @@ TIMEOUT_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module", params=[15, 18])
-def server(request: pytest.FixtureRequest, build_of: Callable[[int], Build]) -> Generator[EmbeddedPostgres]:
+def server(request: pytest.FixtureRequest) -> Generator[EmbeddedPostgres]:
     """A server that takes TLS with SCRAM only; its certificate is of an authority of its own."""
-    build = build_of(request.param)
-    with start_postgres(build=build, tls=True, auth="scram-sha-256", use_existing=False) as started:
+    with ExitStack() as stack:
+        try:
+            build = choose_build(request.param)
+            started = stack.enter_context(
+                start_postgres(build=build, tls=True, auth="scram-sha-256", use_existing=False)
+            )
+        except ServerUnavailableError as error:
+            if os.environ.get("CI", "").lower() == "true":
+                pytest.fail(f"CI=true and no server to test with: {error}", pytrace=False)
+            pytest.skip(str(error))
         yield started
 
 
 @pytest.fixture(scope="module")
-def other_authority(tmp_path_factory: pytest.TempPathFactory, build_of: Callable[[int], Build]) -> Path:
+def other_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The certificate of an authority that signed another server's."""
     kept = tmp_path_factory.mktemp("authority") / "other.crt"
-    with start_postgres(build=build_of(15), tls=True, use_existing=False) as other:
+    with start_postgres(build=choose_build(15), tls=True, use_existing=False) as other:
         kept.write_bytes(Path(str(conninfo_to_dict(other.dsn())["sslrootcert"])).read_bytes())
     return kept
 
@@ -67,15 +69,9 @@ class Passwords:
 
     def change(self) -> None:
         self._current = f"pass word'\\{secrets.token_hex(8)}"
-<<<<<<< HEAD
-        statement = sql.SQL("ALTER ROLE {} PASSWORD {}")
-        with psycopg.connect(self._server.dsn(), autocommit=True) as admin:
-            admin.execute(statement.format(sql.Identifier(self.role), sql.Literal(self._current)))
-=======
         quoted = self._current.replace("'", "''")
         with psycopg.connect(self._server.dsn(), autocommit=True) as admin:
             admin.execute(f"ALTER ROLE {self.role} PASSWORD '{quoted}'".encode())
->>>>>>> types
 
     async def __call__(self) -> str:
         await anyio.lowlevel.checkpoint()
@@ -150,12 +146,8 @@ async def test_rows_come_over_verified_tls_from_the_host_that_answers_with_a_pas
                     [name],
                 )
                 with anyio.fail_after(TIMEOUT_SECONDS):
-<<<<<<< HEAD
-                    await until_read_again(admin, name, passwords, asked)
-=======
                     while not await is_read_again(admin, name, passwords, asked):  # noqa: ASYNC110 - in another process
                         await anyio.sleep(0.01)
->>>>>>> types
     assert seen == [0, 1, 2], "what was confirmed does not come again"
 
 
@@ -163,23 +155,14 @@ async def until_confirmed(admin: psycopg.Connection, slot_name: str) -> None:
     """Wait until the server has our confirmation of all that is written."""
     row = admin.execute("SELECT pg_current_wal_flush_lsn()").fetchone()
     assert row is not None
-<<<<<<< HEAD
-    query = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
-    while admin.execute(query, [row[0], slot_name]).fetchone() != (True,):  # noqa: ASYNC110 - the server's event
-=======
     sql = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
     while admin.execute(sql, [row[0], slot_name]).fetchone() != (True,):  # noqa: ASYNC110 - in another process
->>>>>>> types
         await anyio.sleep(0.01)
 
 
-async def until_read_again(
-    admin: psycopg.Connection, slot_name: str, passwords: Passwords, asked: int
-) -> None:
-    """Wait until somebody reads the slot who asked for the password after `asked` times."""
-    query = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
-    while passwords.asked == asked or admin.execute(query, [slot_name]).fetchone() != (True,):  # noqa: ASYNC110
-        await anyio.sleep(0.01)
+async def is_read_again(admin: psycopg.Connection, slot_name: str, passwords: Passwords, asked: int) -> bool:
+    sql = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
+    return passwords.asked > asked and admin.execute(sql, [slot_name]).fetchone() == (True,)
 
 
 @pytest.mark.parametrize("server", [15], indirect=True)
@@ -197,11 +180,7 @@ async def test_a_server_that_is_not_the_one_named_or_a_stale_password_ends_the_p
     wrong = WalConfig(
         dsn=make_conninfo(config.dsn, **parts), slot_name=name, publication_name="p", tables=("public.t",)
     )
-<<<<<<< HEAD
-    secret = "stale secret"  # the password that must not work, and not be shown
-=======
     secret = "stale secret"
->>>>>>> types
 
     async def handle(events: Sequence[Event]) -> None:
         raise AssertionError("nothing may come")

@@ -66,7 +66,6 @@ async def test_rule_8_rows_have_the_columns_of_their_time(
     await provisioned(config)
     async with watched(config) as (reader, changes):
         for number, (alteration, values, row) in enumerate(ALTERATIONS):
-            taken: list[Event] = []
             first = f"INSERT INTO t{number} VALUES (1, 'x')"
             second = f"INSERT INTO t{number} VALUES {values}; UPDATE t{number} SET id = id WHERE id > 1"
             alter = f"ALTER TABLE t{number} {alteration}"
@@ -79,12 +78,8 @@ async def test_rule_8_rows_have_the_columns_of_their_time(
                     taken = await reader.take(1)
                 await sql.simple(alter)
                 await sql.simple(second)
-<<<<<<< HEAD
-            found = rows([*taken, *await reader.take(3 - len(taken))])
-=======
             events = [*taken, *await reader.take(3 - len(taken))]
             found = rows(events)
->>>>>>> types
             assert found == [{"id": 1, "a": "x"}, row, row]
             assert [list(one) for one in found[1:]] == [list(row), list(row)], "in table order"
             assert shapes(changes) == [(["id", "a"], list(row))]

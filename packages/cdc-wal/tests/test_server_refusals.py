@@ -34,13 +34,7 @@ KINDS = {
     "deferrable_key": Kind(sql="(id int PRIMARY KEY DEFERRABLE, n int)"),
     "identity_nothing": Kind(sql="(id int PRIMARY KEY, n int); ALTER TABLE {} REPLICA IDENTITY NOTHING"),
     "identity_full": Kind(sql="(id int, n int); ALTER TABLE {} REPLICA IDENTITY FULL"),
-<<<<<<< HEAD
-    "identity_full_without_equality": Kind(
-        sql="(id int, n int, j json, p point); ALTER TABLE {} REPLICA IDENTITY FULL"
-    ),
-=======
     "identity_full_without_equality": Kind(sql="(id int, n int, j json); ALTER TABLE {} REPLICA IDENTITY FULL"),
->>>>>>> types
     "identity_index": Kind(
         sql="(id int NOT NULL, n int); CREATE UNIQUE INDEX of_index ON {} (id);"
         " ALTER TABLE {} REPLICA IDENTITY USING INDEX of_index"

@@ -49,12 +49,7 @@ def note(event: Event) -> Change[Note]:
 
 
 def wire(event: Event, side: str = "after") -> Mapping[str, object]:
-<<<<<<< HEAD
-    row: dict[str, object] | None = json.loads(event.value or b"")[side]
-    assert row is not None
-=======
     row: Mapping[str, object] = json.loads(event.value or b"")[side]
->>>>>>> types
     return row
 
 

@@ -8,30 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-<<<<<<< HEAD
-from type_table import (
-    SETUP,
-    Family,
-    comparable,
-    exactly,
-    families,
-    key_families,
-    literal,
-    server_prints,
-    server_reads,
-)
-from wal_database import Database
-from wal_reading import provisioned, reading
-=======
 from type_literals import comparable, literal, server_prints, server_reads
 from type_table import SETUP, Family, exactly, families, key_families
 from wal_database import Database
 from wal_reading import provisioned, reading
-
-from cdc_core import Event, Operation
-from cdc_wal import WalConfig
-from cdc_wal._connection import Connection, open_connection
->>>>>>> types
 
 from cdc_core import Event, Operation
 from cdc_wal import WalConfig
@@ -46,24 +26,13 @@ def config_of(database: Database) -> WalConfig:
     )
 
 
-<<<<<<< HEAD
-def envelope(event: Event) -> Mapping[str, Any]:
-    assert event.value is not None
-    decoded: Mapping[str, Any] = json.loads(event.value)
-=======
 def envelope(event: Event) -> dict[str, Any]:
     decoded: dict[str, Any] = json.loads(event.value or b"")
->>>>>>> types
     return decoded
 
 
 def row_of(event: Event, side: str) -> Mapping[str, object]:
-<<<<<<< HEAD
-    row: dict[str, object] | None = envelope(event)[side]
-    assert row is not None
-=======
     row: Mapping[str, object] = envelope(event)[side]
->>>>>>> types
     return row
 
 
