@@ -30,6 +30,7 @@ _TUPLE_AT: Final = (
     _HEADER_BYTES + 5
 )  # behind the tag and the relation id: the byte that announces the first tuple
 _KEEPALIVE: Final = ord("k")
+_OLD_ROW: Final = ord("O")
 _ROWS: Final = b"IUD"
 _INSERT, _UPDATE, _ = _ROWS
 _CREATE: Final = Operation.CREATE
@@ -159,9 +160,8 @@ class ChangeBuilder(Generic[T]):
                     continue
                 relation = relations.get(relation_id) or self._open_relation(frame, relation_id)
                 ordinal = transaction.ordinal
-                transaction.ordinal = (
-                    ordinal + 1
-                )  # before any filter of ours: the number is the same on every repeat
+                # before any filter of ours: the number is the same on every repeat
+                transaction.ordinal = ordinal + 1
                 if relation.ignored:
                     continue
                 if tag != _INSERT:
@@ -201,10 +201,12 @@ class ChangeBuilder(Generic[T]):
             self._emit(relation, Operation.DELETE, key, before, "null", lsn, ordinal)
             return
         old, after, key, old_key = relation.codec.update(frame, _TUPLE_AT)
-        before = old or "null"
         if old_key is None:
+            # an old key that is no other key (it came because one of its columns is stored out of line) is no row
+            before = old if old is not None and frame[_TUPLE_AT] == _OLD_ROW else "null"
             self._emit(relation, Operation.UPDATE, key, before, after, lsn, ordinal)
         else:
+            before = old or "null"
             # An update that changes the key: a delete of the old (0), its tombstone (1), a create of the new (2).
             # Transports that compact make the tombstone; its number stays free elsewhere.
             self._emit(relation, Operation.DELETE, old_key, before, "null", lsn, ordinal, 0, key)
