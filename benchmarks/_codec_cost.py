@@ -86,7 +86,7 @@ def reference_encoder(names: Sequence[str], key: str) -> Callable[[bytes, int], 
     ]
     names_in_scope: dict[str, Any] = {"U32": Struct("!I").unpack_from, "ESC": encode_basestring}
     source = "def make(U32, ESC):\n def encode(b, o):\n" + "\n".join(f"  {line}" for line in lines)
-    exec(source + "\n return encode", names_in_scope)  # noqa: S102
+    exec(source + "\n return encode", names_in_scope)
     encode: Callable[[bytes, int], tuple[str, str]] = names_in_scope["make"](
         names_in_scope["U32"], names_in_scope["ESC"]
     )
