@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, LiteralString, cast, final
@@ -20,14 +20,14 @@ from _jobs import Job, Outcome
 from _streams import SCHEMA, Stream
 
 from cdc_core import provision
-from cdc_testing.servers.postgres import EmbeddedPostgres, start_postgres
+from cdc_testing.servers.postgres import EmbeddedPostgres, Setting, start_postgres
 from cdc_wal import PostgresTransport, WalConfig
 
 _CLIENT: Final = Path(__file__).with_name("_client.py")
 _POLL_SECONDS: Final = 0.02
 _SLOT_SECONDS: Final = 20.0
 # What is measured is not to be interrupted by what a server does now and then; the log has to stay.
-_SETTINGS: Final = {
+_SETTINGS: Final[Mapping[str, Setting]] = {
     "autovacuum": False,
     "max_wal_size": "8GB",
     "checkpoint_timeout": "1h",
@@ -77,15 +77,18 @@ class Bench:
         try:
             yield copy
         finally:
-            deadline = time.monotonic() + _SLOT_SECONDS
-            while (
-                self.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", copy)
-                is not None
-            ):
-                if time.monotonic() > deadline:
-                    raise RuntimeError(f"the slot {copy} is still in use")
-                time.sleep(_POLL_SECONDS)
-            self.execute("SELECT pg_drop_replication_slot(%s)", copy)
+            self._drop(copy)
+
+    @contextmanager
+    def fresh_slot(self, publication: str) -> Generator[str]:
+        """A slot that begins now; dropped in the end."""
+        self._copies += 1
+        name = f"{publication}_{self._copies}"
+        self.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", name)
+        try:
+            yield name
+        finally:
+            self._drop(name)
 
     def confirmed_lsn(self, slot_name: str) -> int:
         """Return what the server has of a slot's confirmation."""
@@ -102,6 +105,15 @@ class Bench:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"nobody reads the slot {slot_name}")
             time.sleep(_POLL_SECONDS)
+
+    def _drop(self, slot_name: str) -> None:
+        deadline = time.monotonic() + _SLOT_SECONDS
+        sql = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s"
+        while self.execute(sql, slot_name) is not None:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the slot {slot_name} is still in use")
+            time.sleep(_POLL_SECONDS)
+        self.execute("SELECT pg_drop_replication_slot(%s)", slot_name)
 
     def recvlogical(self, slot_name: str, end_lsn: int, rows: int) -> Outcome:
         """Run pg_recvlogical to /dev/null, from its start to its end."""

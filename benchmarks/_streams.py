@@ -37,10 +37,12 @@ class Stream:
         (key, key_type, _), *others = self.columns
         declared = ", ".join(f"{name} {kind}" for name, kind, _ in others)
         values = ", ".join(expression for _, _, expression in self.columns)
-        insert = f"INSERT INTO {self.table} SELECT {values} FROM generate_series(first, first + {ROWS_PER_TRANSACTION - 1}) AS n"
+        numbers = f"generate_series(first, first + {ROWS_PER_TRANSACTION - 1}) AS n"
+        insert = f"INSERT INTO {self.table} SELECT {values} FROM {numbers}"
         return f"""
             CREATE TABLE {self.table} ({key} {key_type} PRIMARY KEY, {declared});
-            CREATE PROCEDURE {SCHEMA}.write_{self.name}(start bigint, total bigint, per_second float) LANGUAGE plpgsql AS $$
+            CREATE PROCEDURE {SCHEMA}.write_{self.name}(start bigint, total bigint, per_second float)
+            LANGUAGE plpgsql AS $$
             DECLARE began timestamptz := clock_timestamp(); first bigint := start; ahead float;
             BEGIN
                 WHILE first < start + total LOOP
