@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from type_table import Case, Family
 
@@ -65,13 +65,17 @@ def element_type(type_name: str) -> str:
 def literal(type_name: str, value: Any) -> str:
     """Return the text for the server's input function that means the value of this JSON."""
     kind = element_type(type_name)
-    if not isinstance(value, list):
+    items = _items(value)
+    if items is None:
         return _scalar(kind, value)
-    items: list[Any] = value
     if _is_vector(kind, items):
         return " ".join(map(str, items))
     separator = ";" if kind == "box" else ","
     return "{" + separator.join(_element(kind, item) for item in items) + "}"
+
+
+def _items(value: object) -> Sequence[Any] | None:
+    return cast("Sequence[Any]", value) if isinstance(value, list) else None
 
 
 def _is_vector(kind: str, value: Any) -> bool:

@@ -31,10 +31,11 @@ def wire(type_name: str, text: str | None) -> Any:
 
 
 def _nested(type_name: str, item: Any) -> Any:
-    if not isinstance(item, list):
-        return wire(type_name, item)
-    items: list[Any] = item
-    return [_nested(type_name, one) for one in items]
+    return (
+        wire(type_name, item)
+        if item is None or type(item) is str
+        else [_nested(type_name, one) for one in item]
+    )
 
 
 def _numeric(text: str) -> str:
