@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import anyio
 import anyio.to_thread
@@ -229,7 +230,7 @@ async def test_rule_6_a_transaction_larger_than_the_buffer_stays_within_it(
     await sql.simple("INSERT INTO t SELECT g, repeat('x', 200) FROM generate_series(1, 20000) g")
     async with reading(bounded) as reader:
         await reader.next_stream()
-        session = reader.stream._session  # type: ignore[attr-defined]
+        session = cast("Any", reader.stream)._session
 
         async def it_paused() -> bool:
             return bool(session._paused)

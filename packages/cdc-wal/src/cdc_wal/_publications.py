@@ -175,7 +175,8 @@ def identity_fault(
     if generated and not sends_generated:
         names = ", ".join(map(str, generated))
         reasons.append(
-            f"with a generated column in the replica identity the server would refuse every UPDATE and DELETE of {names}"
+            "with a generated column in the replica identity the server would refuse every UPDATE and DELETE of"
+            f" {names}"
         )
         remedies += [
             f"ALTER TABLE {quote_table(table)} REPLICA IDENTITY USING INDEX name (a unique index of columns that are"
