@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,35 @@ def test_a_lost_slot_is_reported_with_its_gap(shop: Shop) -> None:
     assert printed.startswith("lost: from ")
     assert "shop" in printed
     assert "pg_drop_replication_slot" in printed
+
+
+def test_the_statements_for_a_dba_suffice_to_provision_and_to_run(shop: Shop) -> None:
+    page = (ROOT / "docs" / "provisioning.md").read_text(encoding="utf-8")
+    _, provisioning, running = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    name = shop.slot_name
+
+    def granted(statements: str) -> None:
+        for role in ("cdc_admin", "cdc_worker"):
+            statements = statements.replace(role, f"{name}_{role}")
+        shop.sql(statements.replace("DATABASE shop", f"DATABASE {name}"))
+
+    def as_role(role: str) -> Shop:
+        return replace(shop, dsn=shop.dsn.replace("//postgres@", f"//{name}_{role}@"))
+
+    try:
+        granted(provisioning)
+        for table in ("orders", "customers"):
+            shop.sql(f"ALTER TABLE shop.{table} OWNER TO {name}_cdc_admin")
+        as_role("cdc_admin").run("doctor.py", "apply")
+        granted(running)
+        with as_role("cdc_worker").started("what_to_catch.py") as running_program:
+            shop.sql("INSERT INTO shop.customers VALUES (1, 'anna@example.org')")
+            line = "mailing list: 1 customers\n"
+            eventually(lambda: line in running_program.printed(), why="no row", program=running_program)
+    finally:
+        roles = shop.sql(f"SELECT rolname FROM pg_roles WHERE starts_with(rolname, '{name}_')")
+        for (role,) in roles:
+            shop.sql(f"REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def test_the_users_own_test_passes() -> None:
