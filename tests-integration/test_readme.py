@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from shop_programs import EXAMPLES, ROOT, Shop, eventually
 
-pytestmark = pytest.mark.parametrize("loop", ["asyncio", "trio"])
+pytestmark = [pytest.mark.parametrize("loop", ["asyncio", "trio"]), pytest.mark.timeout(300)]
 RUN = "anyio.run(main, sys.argv[1])"
 ORDER = "INSERT INTO shop.orders (id, total) VALUES (1, 10.50)"
 
@@ -89,3 +89,12 @@ def packaged(package: str, name: str) -> str:
 def wait_until_read(shop: Shop) -> None:
     statement = f"SELECT FROM pg_replication_slots WHERE slot_name = '{shop.slot_name}' AND active"
     eventually(lambda: shop.sql(statement), why="it does not start")
+
+
+def test_each_test_that_the_design_names_exists(loop: str) -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "DESIGN.md").read_text(encoding="utf-8")))
+    folders = [ROOT / "packages", ROOT / "tests-integration"]
+    files = [path for folder in folders for path in folder.rglob("*.py")]
+    existing = {name for path in files for name in re.findall(r"def (test_\w+)", path.read_text("utf-8"))}
+    assert named, "the design names its tests"
+    assert named <= existing, named - existing

@@ -1,611 +1,215 @@
-"""The contract suite has teeth: a transport that breaks one promise fails that promise's checks, and no others."""
+"""The contract suite has teeth: a transport that breaks a promise fails the checks of that promise, and no others."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self
+from typing import cast
 
 import anyio
-import msgspec
+import broken_parts as parts
+import broken_streams as streams
 import pytest
+from broken_transport import BrokenHarness, Defect
 
-from cdc_core import (
-    ChangeIdentity,
-    Event,
-    FailedEvent,
-    Granularity,
-    Health,
-    NotProvisioned,
-    PartitionLag,
-    PartitionLost,
-    PartitionStream,
-    Plan,
-    Rejected,
-    Traits,
-    Transport,
-)
-from cdc_testing import Limits, MemoryTransport
 from cdc_testing.checks import PROMISES, Check, Harness, is_promised
-from cdc_testing.memory_harness import MemoryHarness, memory_of
 
-
-class Defect:
-    """What a broken transport does to the parts of a sound one; as it stands, nothing."""
-
-    harness: Callable[[], MemoryHarness] = staticmethod(lambda: MemoryHarness(Granularity.EVENT))
-
-    def traits(self, traits: Traits) -> Traits:
-        return traits
-
-    def stream(self, stream: Any) -> Any:
-        return stream
-
-    def opening(self, source: Any, drain_timeout_seconds: float) -> AbstractAsyncContextManager[Any]:
-        opened: AbstractAsyncContextManager[Any] = source.open(drain_timeout_seconds=drain_timeout_seconds)
-        return opened
-
-    def provisioner(self, provisioner: Any) -> Any:
-        return provisioner
-
-    def router(self, router: Any, transport: MemoryTransport) -> Any:
-        return router
-
-    def letters(self, letters: Any) -> Any:
-        return letters
-
-    def monitor(self, monitor: Any) -> Any:
-        return monitor
-
-    def publisher(self, publisher: Any, transport: MemoryTransport) -> Any:
-        return publisher
-
-    def shown(self, harness: MemoryHarness) -> str:
-        return "BrokenTransport()"
-
-
-class Around:
-    """Has from the inner part what it does not do itself."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-
-class StreamAround(Around):
-    """A stream that does everything as the inner one."""
-
-    async def __aenter__(self) -> Self:
-        await self.inner.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> bool | None:
-        swallow: bool | None = await self.inner.__aexit__(kind, error, trace)
-        return swallow
-
-    def __aiter__(self) -> AsyncIterator[Sequence[Event]]:
-        return self
-
-    async def __anext__(self) -> Sequence[Event]:
-        batch: Sequence[Event] = await self.inner.__anext__()
-        return batch
-
-
-class BrokenTransport:
-    def __init__(self, inner: Transport, defect: Defect, harness: MemoryHarness) -> None:
-        self.inner = memory_of(inner)
-        self.defect = defect
-        self.harness = harness
-
-    def __repr__(self) -> str:
-        return self.defect.shown(self.harness)
-
-    @property
-    def traits(self) -> Traits:
-        return self.defect.traits(self.inner.traits)
-
-    def source(self) -> Any:
-        return BrokenSource(self)
-
-    @asynccontextmanager
-    async def provisioner(self) -> AsyncGenerator[Any, None]:
-        async with self.inner.provisioner() as part:
-            yield self.defect.provisioner(part)
-
-    @asynccontextmanager
-    async def error_router(self) -> AsyncGenerator[Any, None]:
-        async with self.inner.error_router() as part:
-            yield self.defect.router(part, self.inner)
-
-    @asynccontextmanager
-    async def monitor(self) -> AsyncGenerator[Any, None]:
-        async with self.inner.monitor() as part:
-            yield self.defect.monitor(part)
-
-    @asynccontextmanager
-    async def dead_letters(self) -> AsyncGenerator[Any, None]:
-        async with self.inner.dead_letters() as part:
-            yield self.defect.letters(part)
-
-    @asynccontextmanager
-    async def publisher(self, fence: Any) -> AsyncGenerator[Any, None]:
-        async with self.inner.publisher(fence) as part:
-            yield self.defect.publisher(part, self.inner)
-
-
-class BrokenSource:
-    def __init__(self, transport: BrokenTransport) -> None:
-        self.transport = transport
-
-    @asynccontextmanager
-    async def open(self, *, drain_timeout_seconds: float) -> AsyncGenerator[AsyncIterable[Any], None]:
-        defect = self.transport.defect
-        async with defect.opening(self.transport.inner.source(), drain_timeout_seconds) as streams:
-            yield StreamsAround(streams, defect)
-
-
-class StreamsAround:
-    def __init__(self, streams: Any, defect: Defect) -> None:
-        self.streams, self.defect = streams, defect
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> PartitionStream:
-        stream: PartitionStream = self.defect.stream(await self.streams.__anext__())
-        return stream
-
-
-class BrokenHarness:
-    """The in-memory harness whose transports have the defect."""
-
-    patience_seconds = 0.4
-    quiet_seconds = 0.02
-
-    def __init__(self, inner: MemoryHarness, defect: Defect) -> None:
-        self.inner, self.defect = inner, defect
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def transport(self) -> Any:
-        return BrokenTransport(self.inner.transport(), self.defect, self.inner)
-
-    @asynccontextmanager
-    async def another(self) -> AsyncGenerator[Any, None]:
-        yield BrokenHarness(MemoryHarness(Granularity.EVENT, name="other"), self.defect)
-
-
-# Each defect is one class; DEFECTS says which checks it fails.
-
-
-class CommitsPastTheFirstOpenEvent(Defect):
-    """Acknowledging an event acknowledges all that were delivered before it."""
-
-    class Stream(StreamAround):
-        delivered: list[Event]
-
-        async def __anext__(self) -> Sequence[Event]:
-            batch = await super().__anext__()
-            self.delivered = [*getattr(self, "delivered", []), *batch]
-            return batch
-
-        async def ack(self, events: Sequence[Event]) -> None:
-            last = max((event.delivery for event in events), default=-1)
-            earlier = [event for event in self.delivered if event.delivery < last]
-            await self.inner.ack([*events, *earlier] if events else [])
-
-    def stream(self, stream: Any) -> Any:
-        return self.Stream(stream)
-
-
-class CommitsOnDelivery(Defect):
-    """What is handed out counts as done."""
-
-    class Stream(StreamAround):
-        async def __anext__(self) -> Sequence[Event]:
-            batch = await super().__anext__()
-            await self.inner.ack(batch)
-            return batch
-
-    def stream(self, stream: Any) -> Any:
-        return self.Stream(stream)
-
-
-class ForgetsAcksOnLeaving(Defect):
-    """Acks take effect with a flush only; leaving is none."""
-
-    class Stream(StreamAround):
-        acknowledged: Sequence[Event] = ()
-
-        async def ack(self, events: Sequence[Event]) -> None:
-            if not self.inner.is_owned:
-                await self.inner.ack(events)
-            self.acknowledged = [*self.acknowledged, *events]
-
-        async def flush(self) -> None:
-            if self.acknowledged:
-                await self.inner.ack(self.acknowledged)
-            await self.inner.flush()
-
-    def stream(self, stream: Any) -> Any:
-        return self.Stream(stream)
-
-
-class FlushesLater(Defect):
-    class Stream(StreamAround):
-        async def flush(self) -> None:
-            """Leave it to the commit interval."""
-
-    def stream(self, stream: Any) -> Any:
-        return self.Stream(stream)
-
-
-class InventsIdentities(Defect):
-    """Identities count deliveries: the same change has another one each time."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def stream(self, stream: Any) -> Any:
-        defect = self
-
-        class Stream(StreamAround):
-            async def __anext__(self) -> Sequence[Event]:
-                return [self.renumbered(event) for event in await super().__anext__()]
-
-            def renumbered(self, event: Event) -> Event:
-                defect.count += 1
-                assert isinstance(event.identity, ChangeIdentity)
-                identity = ChangeIdentity(event.identity.epoch, 2**40 + defect.count, 0)
-                return msgspec.structs.replace(event, identity=identity)
-
-        return Stream(stream)
-
-
-class ReversesBatches(Defect):
-    class Stream(StreamAround):
-        async def __anext__(self) -> Sequence[Event]:
-            return list(reversed(await super().__anext__()))
-
-    def stream(self, stream: Any) -> Any:
-        return self.Stream(stream)
-
-
-class YieldsEmptyBatches(Defect):
-    class Stream(StreamAround):
-        began = False
-
-        async def __anext__(self) -> Sequence[Event]:
-            if not self.began:
-                self.began = True
-                return ()
-            return await super().__anext__()
-
-    def stream(self, stream: Any) -> Any:
-        return self.Stream(stream)
-
-
-class _LargeBatches(MemoryHarness):
-    def __init__(self) -> None:
-        super().__init__(Granularity.EVENT)
-        limits = Limits(commit_interval_seconds=3600)
-        self.root = MemoryTransport(partitions=3, limits=limits, provisioned=False)
-
-
-class YieldsLargeBatches(Defect):
-    harness = _LargeBatches
-
-
-class SwallowsLateAcks(Defect):
-    class Stream(StreamAround):
-        async def ack(self, events: Sequence[Event]) -> None:
-            try:
-                await self.inner.ack(events)
-            except PartitionLost:
-                pass
-
-    def stream(self, stream: Any) -> Any:
-        return self.Stream(stream)
-
-
-class NeverCancelsWorkers(Defect):
-    """The stream does not arm a scope: whoever is in it stays."""
-
-    class Stream(StreamAround):
-        async def __aenter__(self) -> Self:
-            return self
-
-        async def __aexit__(self, *_: object) -> None:
-            self.inner.scope.finished.set()
-
-        def __init__(self, inner: Any) -> None:
-            super().__init__(inner)
-            inner.scope._entered = True
-
-    def stream(self, stream: Any) -> Any:
-        return self.Stream(stream)
-
-
-class DrainsForEver(Defect):
-    def opening(self, source: Any, drain_timeout_seconds: float) -> AbstractAsyncContextManager[Any]:
-        return super().opening(source, drain_timeout_seconds + 20)
-
-
-class HandsOverEarly(Defect):
-    """A revoked stream counts as left when its iteration ends."""
-
-    class Stream(StreamAround):
-        async def __anext__(self) -> Sequence[Event]:
-            try:
-                return await super().__anext__()
-            except StopAsyncIteration:
-                self.inner.scope.finished.set()
-                raise
-
-    def stream(self, stream: Any) -> Any:
-        return self.Stream(stream)
-
-
-class NeverChangesTheFence(Defect):
-    class Stream(StreamAround):
-        fence: int | None = None
-
-        async def __anext__(self) -> Sequence[Event]:
-            batch = await super().__anext__()
-            self.fence = batch[0].fence
-            return [msgspec.structs.replace(event, fence=1) for event in batch]
-
-        def current(self, event: Event) -> bool:
-            return bool(self.inner.current(msgspec.structs.replace(event, fence=self.fence)))
-
-        async def ack(self, events: Sequence[Event]) -> None:
-            await self.inner.ack([msgspec.structs.replace(event, fence=self.fence) for event in events])
-
-    def stream(self, stream: Any) -> Any:
-        return self.Stream(stream)
-
-
-class SplitsTransactions(Defect):
-    """It says that it commits transactions, and commits events."""
-
-    def traits(self, traits: Traits) -> Traits:
-        return replace(traits, granularity=Granularity.TRANSACTION)
-
-
-class OpensWhatIsNotThere(Defect):
-    @asynccontextmanager
-    async def opening(self, source: Any, drain_timeout_seconds: float) -> AsyncGenerator[Any, None]:
-        try:
-            async with source.open(drain_timeout_seconds=drain_timeout_seconds) as streams:
-                yield streams
-        except NotProvisioned:
-            yield _no_streams()
-
-
-async def _no_streams() -> AsyncGenerator[Any, None]:
-    return
-    yield
-
-
-class CreatesWhilePlanning(Defect):
-    class Provisioner(Around):
-        async def plan(self) -> Plan:
-            plan: Plan = await self.inner.plan()
-            await self.inner.apply(plan)
-            return plan
-
-    def provisioner(self, provisioner: Any) -> Any:
-        return self.Provisioner(provisioner)
-
-
-class RefusesToApplyAgain(Defect):
-    class Provisioner(Around):
-        applied = False
-
-        async def apply(self, plan: Plan) -> None:
-            if (await self.inner.plan()).is_done:
-                raise RuntimeError("already exists")
-            await self.inner.apply(plan)
-
-    def provisioner(self, provisioner: Any) -> Any:
-        return self.Provisioner(provisioner)
-
-
-class AppliesAnything(Defect):
-    """It looks neither at refusals nor at what the plan was made from."""
-
-    class Provisioner(Around):
-        async def apply(self, plan: Plan) -> None:
-            await self.inner.apply(await self.inner.plan())
-
-    def provisioner(self, provisioner: Any) -> Any:
-        return self.Provisioner(provisioner)
-
-
-class TearsDownUnasked(Defect):
-    class Provisioner(Around):
-        async def teardown(self, *, confirm: str) -> Plan:
-            plan: Plan = await self.inner.teardown(confirm="memory")
-            return plan
-
-    def provisioner(self, provisioner: Any) -> Any:
-        return self.Provisioner(provisioner)
-
-
-class LeavesRubble(Defect):
-    """A teardown leaves the dead letters behind and does not say so."""
-
-    class Provisioner(Around):
-        async def teardown(self, *, confirm: str) -> Plan:
-            plan: Plan = await self.inner.teardown(confirm=confirm)
-            again: Plan = await self.inner.plan()
-            await self.inner.apply(Plan(steps=again.steps[-1:]))
-            return plan
-
-    def provisioner(self, provisioner: Any) -> Any:
-        return self.Provisioner(provisioner)
-
-
-class StoresRepeats(Defect):
-    """Each routing stores letters of its own."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def router(self, router: Any, transport: MemoryTransport) -> Any:
-        defect = self
-
-        class Router(Around):
-            async def route(self, failed: Sequence[FailedEvent]) -> None:
-                await self.inner.route(failed)
-                defect.count += 1
-                if defect.count > 1:
-                    store: dict[str, Any] = transport._store.letters  # pyright: ignore[reportPrivateUsage]
-                    again = list(store.values())[-1]
-                    store[f"{again.id}/{defect.count}"] = again
-
-        return Router(router)
-
-
-class RoutesIntoMemory(Defect):
-    """Routing returns before the letters are stored: leaving the router stores them."""
-
-    def router(self, router: Any, transport: MemoryTransport) -> Any:
-        class Router(Around):
-            async def route(self, failed: Sequence[FailedEvent]) -> None:
-                waiting.append((self.inner, failed))
-
-        waiting = self.waiting
-        return Router(router)
-
-    def __init__(self) -> None:
-        self.waiting: list[tuple[Any, Sequence[FailedEvent]]] = []
-
-    def letters(self, letters: Any) -> Any:
-        waiting = self.waiting
-
-        class Letters(Around):
-            async def list(self, **filters: Any) -> AsyncGenerator[Any, None]:
-                while waiting:
-                    router, failed = waiting.pop(0)
-                    try:
-                        await router.route(failed)
-                    except Exception:  # noqa: BLE001 - its process is dead, and what it held is lost
-                        break
-                async for letter in self.inner.list(**filters):
-                    yield letter
-
-        return Letters(letters)
-
-
-class KeepsOneHeaderOfAName(Defect):
-    def router(self, router: Any, transport: MemoryTransport) -> Any:
-        class Router(Around):
-            async def route(self, failed: Sequence[FailedEvent]) -> None:
-                await self.inner.route([replace(one, event=self.squeezed(one.event)) for one in failed])
-
-            def squeezed(self, event: Event) -> Event:
-                return msgspec.structs.replace(event, headers=tuple(dict(event.headers).items()))
-
-        return Router(router)
-
-
-class ReplaysOutOfOrder(Defect):
-    class Letters(Around):
-        async def replay(self, letter_ids: Sequence[str], *, to: Any) -> Any:
-            reports = [await self.inner.replay([one], to=to) for one in letter_ids]
-            return replace(
-                reports[0],
-                **{
-                    name: tuple(one for report in reports for one in getattr(report, name))
-                    for name in ("replayed", "failed", "missing", "key_moved_on")
-                },
-            )
-
-    def letters(self, letters: Any) -> Any:
-        return self.Letters(letters)
-
-
-class InventsZeroLag(Defect):
-    class Monitor(Around):
-        async def lag(self) -> Sequence[PartitionLag]:
-            return [replace(lag, lag_seconds=0.0) for lag in await self.inner.lag()]
-
-    def monitor(self, monitor: Any) -> Any:
-        return self.Monitor(monitor)
-
-
-class ForgetsAPartition(Defect):
-    class Monitor(Around):
-        async def lag(self) -> Sequence[PartitionLag]:
-            lags: Sequence[PartitionLag] = await self.inner.lag()
-            return sorted(lags, key=lambda lag: lag.lag_events or 0)[1:]
-
-    def monitor(self, monitor: Any) -> Any:
-        return self.Monitor(monitor)
-
-
-class IsAlwaysWell(Defect):
-    class Monitor(Around):
-        async def health(self) -> Health:
-            health: Health = await self.inner.health()
-            return Health.of(*(replace(check, state=replace_state) for check in health.checks))
-
-    def monitor(self, monitor: Any) -> Any:
-        return self.Monitor(monitor)
-
-
-class ShowsItsPassword(Defect):
-    def shown(self, harness: MemoryHarness) -> str:
-        return f"BrokenTransport(password={harness.secrets[0]!r})"
-
-
-class SettlesEarly(Defect):
-    """A receipt settles at once; the batch is stored with the next one, or on leaving."""
-
-    def publisher(self, publisher: Any, transport: MemoryTransport) -> Any:
-        class Publisher(Around):
-            held: Any = None
-
-            async def publish(self, batch: Any) -> Any:
-                held, self.held = self.held, batch
-                if held is not None:
-                    await (await self.inner.publish(held))
-                return _settled()
-
-        return Publisher(publisher)
-
-
-async def _settled() -> Sequence[Rejected]:
-    return ()
-
-
-class MiscountsRejected(Defect):
-    def publisher(self, publisher: Any, transport: MemoryTransport) -> Any:
-        class Publisher(Around):
-            async def publish(self, batch: Any) -> Any:
-                receipt = await self.inner.publish(batch)
-
-                async def miscounted() -> Sequence[Rejected]:
-                    return [Rejected(one.index + 1, one.cause) for one in await receipt]
-
-                return miscounted()
-
-        return Publisher(publisher)
-
-
-class IgnoresItsFence(Defect):
-    def publisher(self, publisher: Any, transport: MemoryTransport) -> Any:
-        class EndlessFence:
-            def remaining_seconds(self) -> float:
-                return 60.0
-
-        publisher._fence = EndlessFence()
-        return publisher
+DEFECTS: dict[type[Defect], set[str]] = {
+    streams.CommitsPastTheFirstOpenEvent: {
+        "a_stale_acknowledgement_changes_nothing",
+        "lag_is_never_zero_while_events_wait",
+        "only_the_contiguous_prefix_is_committed",
+    },
+    streams.CommitsOnDelivery: {
+        "a_cancelled_consumer_commits_what_it_acknowledged",
+        "a_clean_leave_repeats_nothing_acknowledged",
+        "a_commit_can_cover_single_events",
+        "a_stale_acknowledgement_changes_nothing",
+        "an_acknowledgement_may_be_repeated",
+        "events_come_again_after_a_loss",
+        "fences_grow_with_each_owner",
+        "identities_are_equal_on_repeats",
+        "lag_is_never_zero_while_events_wait",
+        "nothing_unacknowledged_is_lost_in_a_crash",
+        "only_the_contiguous_prefix_is_committed",
+        "two_transports_in_one_process_are_independent",
+    },
+    streams.ForgetsAcksOnLeaving: {
+        "a_cancelled_consumer_commits_what_it_acknowledged",
+        "a_clean_leave_repeats_nothing_acknowledged",
+        "a_revoked_stream_stops_before_the_next_owner",
+        "a_transport_can_be_opened_again",
+        "an_acknowledgement_may_be_repeated",
+        "leaving_gives_workers_time_to_finish",
+        "only_the_contiguous_prefix_is_committed",
+    },
+    streams.FlushesLater: {
+        "a_commit_can_cover_single_events",
+        "a_flush_commits_now",
+    },
+    streams.InventsIdentities: {
+        "a_settled_receipt_is_durable",
+        "identities_are_equal_on_repeats",
+    },
+    streams.ReversesBatches: {
+        "a_clean_leave_repeats_nothing_acknowledged",
+        "a_commit_can_cover_single_events",
+        "deliveries_are_numbered_and_told_apart",
+        "events_keep_their_order_per_key",
+        "identities_grow_within_a_lane",
+        "published_events_keep_their_order_per_key",
+    },
+    streams.YieldsEmptyBatches: {
+        "a_lost_stream_cancels_its_worker",
+        "batches_are_bounded_and_never_empty",
+        "leaving_gives_workers_time_to_finish",
+        "leaving_is_bounded_by_the_drain_timeout",
+    },
+    streams.YieldsLargeBatches: {
+        "batches_are_bounded_and_never_empty",
+    },
+    streams.SwallowsLateAcks: {
+        "a_lost_stream_cancels_its_worker",
+        "a_stale_acknowledgement_changes_nothing",
+    },
+    streams.NeverCancelsWorkers: {
+        "a_lost_stream_cancels_its_worker",
+        "a_worker_past_its_deadline_is_cancelled",
+        "leaving_is_bounded_by_the_drain_timeout",
+    },
+    streams.DrainsForEver: {
+        "a_worker_past_its_deadline_is_cancelled",
+        "leaving_is_bounded_by_the_drain_timeout",
+    },
+    streams.HandsOverEarly: {
+        "a_revoked_stream_stops_before_the_next_owner",
+    },
+    streams.NeverChangesTheFence: {
+        "fences_grow_with_each_owner",
+    },
+    streams.SplitsTransactions: {
+        "a_commit_does_not_split_a_transaction",
+    },
+    streams.OpensWhatIsNotThere: {
+        "an_unprovisioned_source_is_refused",
+    },
+    streams.MixesUpSources: {
+        "two_transports_in_one_process_are_independent",
+    },
+    streams.NeverComesBack: {
+        "a_cut_connection_loses_nothing",
+    },
+    streams.StopsReading: {
+        "fences_grow_with_each_owner",
+        "a_revoked_stream_stops_before_the_next_owner",
+        "everything_written_is_delivered",
+        "two_transports_in_one_process_are_independent",
+    },
+    parts.CreatesWhilePlanning: {
+        "a_plan_changes_nothing",
+        "a_refused_plan_changes_nothing",
+    },
+    parts.RefusesToApplyAgain: {
+        "applying_is_idempotent",
+    },
+    parts.AppliesAnything: {
+        "a_refused_plan_changes_nothing",
+        "an_outdated_plan_is_refused",
+    },
+    parts.TearsDownUnasked: {
+        "a_teardown_needs_the_name",
+    },
+    parts.LeavesRubble: {
+        "a_teardown_removes_only_its_own",
+    },
+    parts.StoresRepeats: {
+        "a_letter_is_stored_once_per_identity_and_pipeline",
+        "a_letter_without_identity_goes_by_position",
+        "letters_are_listed_in_order_and_filtered",
+    },
+    parts.RoutesIntoMemory: {
+        "a_stored_letter_survives_a_crash",
+    },
+    parts.KeepsOneHeaderOfAName: {
+        "a_letter_keeps_the_original_event",
+    },
+    parts.ReplaysOutOfOrder: {
+        "a_replay_keeps_what_fails_in_order",
+    },
+    parts.InventsZeroLag: {
+        "lag_is_never_zero_while_events_wait",
+    },
+    parts.ForgetsAPartition: {
+        "lag_has_one_entry_for_each_partition",
+    },
+    parts.IsAlwaysWell: {
+        "health_is_not_ready_before_it_is_provisioned",
+    },
+    parts.ShowsItsPassword: {
+        "no_credential_is_shown",
+    },
+    parts.SettlesEarly: {
+        "a_rejected_entry_does_not_poison_its_batch",
+        "a_settled_receipt_is_durable",
+        "an_expired_fence_sends_nothing",
+        "published_events_keep_their_order_per_key",
+    },
+    parts.MiscountsRejected: {
+        "a_rejected_entry_does_not_poison_its_batch",
+    },
+    parts.IgnoresItsFence: {
+        "an_expired_fence_sends_nothing",
+    },
+    parts.DiscardsAll: {
+        "discarded_letters_are_gone",
+    },
+    parts.NeverAdmitsThatNothingWaits: {
+        "lag_is_zero_or_unknown_when_nothing_waits",
+    },
+    parts.NamesItsChecksAlike: {
+        "health_is_named_checks",
+    },
+    parts.SaysThatItIsFedByNobody: {
+        "a_transport_that_does_not_publish_says_so",
+    },
+    parts.BuriesTheDead: {
+        "a_torn_down_source_can_be_provisioned_again",
+    },
+}
+"""Each defect, and the checks that find it: all of them, so that a check is seen not to fail for nothing."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("defect_type", DEFECTS, ids=lambda defect_type: defect_type.__name__)
+async def test_a_defect_fails_its_own_checks_and_no_others(defect_type: type[Defect]) -> None:
+    failed: set[str] = set()
+    async with anyio.create_task_group() as tasks:  # each check has a source of its own
+        for check in PROMISES:
+            tasks.start_soon(note_failure, check, defect_type, 0.5, failed)
+    # On a busy machine half a second of patience may be too little: who fails unexpectedly is asked again, alone.
+    for check in PROMISES:
+        if name_of(check) in failed - DEFECTS[defect_type]:
+            failed.remove(name_of(check))
+            await note_failure(check, defect_type, 5.0, failed)
+    assert failed == DEFECTS[defect_type]
+
+
+async def note_failure(
+    check: Check, defect_type: type[Defect], patience_seconds: float, failed: set[str]
+) -> None:
+    """Run a check on a transport with the defect, where its traits promise it; note whether it failed."""
+    defect = defect_type()
+    harness = cast("Harness", BrokenHarness(defect.harness(), defect, patience_seconds))
+    if not is_promised(check, harness.transport().traits):
+        return
+    try:
+        await check(harness)
+    except Exception:  # noqa: BLE001 - whatever stops a check has failed it
+        failed.add(name_of(check))
+
+
+def test_every_check_is_failed_by_some_defect() -> None:
+    assert set().union(*DEFECTS.values()) == {name_of(check) for check in PROMISES}
+
+
+def name_of(check: Check) -> str:
+    return str(getattr(check, "__name__", "")).removeprefix("check_")

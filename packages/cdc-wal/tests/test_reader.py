@@ -196,3 +196,23 @@ async def test_the_last_event_of_a_transaction_says_so(sql: Connection, config: 
         await sql.simple("INSERT INTO t VALUES (6, 'x')")
         await until_stored(memory, 6)
     assert [event.ends_transaction for event in published(memory)] == [*([False] * 4), True, True]
+
+
+async def test_a_reader_that_is_left_waits_for_its_receipts_and_confirms_them(
+    sql: Connection, config: WalConfig
+) -> None:
+    await sql.simple(TABLE)
+    memory = MemoryTransport(faults=[Delay(at=1, seconds=0.5)])
+    # a timeout so long that the fence does not end the publisher meanwhile
+    reader = await ready_reader(replace(config, wal_sender_timeout_seconds=10.0), memory)
+    async with reader.running():
+        await sql.simple("INSERT INTO t VALUES (1, 'x')")
+        (row,) = await sql.fetch("SELECT (pg_current_wal_lsn() - '0/0')::bigint")
+
+        async def it_is_being_stored() -> bool:
+            return not memory.pending_faults
+
+        await eventually(it_is_being_stored, why="the publisher has the row")
+        assert not published(memory)
+    assert len(published(memory)) == 1
+    assert await confirmed_lsn(sql, config.slot_name) >= int(row[0] or 0)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
+from wal_reading import provisioned, reading
+
 from cdc_core import UNCHANGED, Change, Event, KeyOnly, Operation, RowError, Table, Unchanged
 from cdc_wal import WalConfig
 from cdc_wal._connection import Connection
-from wal_reading import provisioned, reading
 
 pytestmark = pytest.mark.anyio
 
@@ -48,8 +49,7 @@ def note(event: Event) -> Change[Note]:
 
 
 def wire(event: Event, side: str = "after") -> Mapping[str, object]:
-    row = json.loads(event.value or b"")[side]
-    assert isinstance(row, dict)
+    row: Mapping[str, object] = json.loads(event.value or b"")[side]
     return row
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LOOK_SECONDS: Final = 0.05
+
 logger: Final = logging.getLogger("cdc_core")
 
 
@@ -149,7 +151,29 @@ class PartitionWork:
             },
         )
         self.require_time(delay)
-        await self.pipeline.sleep(delay)
+        if endless:
+            await self._sleep_unless_leaving(delay)
+        else:
+            await self.pipeline.sleep(delay)
+
+    async def _sleep_unless_leaving(self, seconds: float) -> None:
+        """Sleep, or leave the partition once it is revoked or the pipeline drains.
+
+        What is down now may be down because of what we hold up: a database that shuts down waits for its reader,
+        whose handler cannot write to it. The events come again.
+        """
+        async with anyio.create_task_group() as tasks:
+
+            async def sleep() -> None:
+                await self.pipeline.sleep(seconds)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(sleep)
+            while self.stream.revoking_at is None:  # noqa: ASYNC110 - a number of the protocol, which no event tells
+                await anyio.sleep(_LOOK_SECONDS)
+            tasks.cancel_scope.cancel()
+        if self.stream.revoking_at is not None:
+            raise LeavePartition(lost=False)
 
     async def ack(self, events: Sequence[Event]) -> None:
         """Acknowledge events; leave the partition if none of them is ours any more."""

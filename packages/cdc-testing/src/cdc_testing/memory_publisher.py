@@ -85,7 +85,11 @@ class MemoryPublisher:
     ) -> None:
         assert self._tasks is not None
         self._tasks.cancel_scope.cancel()
-        await self._tasks.__aexit__(None, None, None)
+        try:
+            await self._tasks.__aexit__(None, None, None)
+        except anyio.get_cancelled_exc_class():
+            if error is None:  # otherwise the body's own error goes on, and the next checkpoint is cancelled
+                raise
         self._fail(PublishError("the publisher was closed before the batch was stored"))
 
     async def publish(self, batch: Sequence[OutgoingEvent]) -> MemoryReceipt:

@@ -19,7 +19,7 @@ from .faults import CrashPoint, InjectedCrash
 from .memory_log import MemoryLog, MemoryStore, Signal
 from .memory_stream import MemoryStream
 
-_CANCEL_GRACE_SECONDS: Final = 1.0
+_CANCEL_GRACE_SECONDS: Final = 0.2
 """How long a cancelled worker may take to leave before its partition is given away all the same."""
 
 
@@ -48,7 +48,7 @@ class Process:
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
-        self.alive = True
+        self.alive: bool = True
         self.memberships: Final[list[Membership]] = []
         self.died: Final = Signal()
 
@@ -101,7 +101,9 @@ class Membership:
     def __init__(
         self, store: MemoryStore, limits: Limits, process: Process, drain_timeout_seconds: float
     ) -> None:
-        self.store, self.limits, self.process = store, limits, process
+        self.store: MemoryStore = store
+        self.limits: Limits = limits
+        self.process: Process = process
         self._drain_timeout_seconds = drain_timeout_seconds
         self._assigned: deque[MemoryStream] = deque()
         self._streams: list[MemoryStream] = []
@@ -136,7 +138,13 @@ class Membership:
             self.store.rebalance()
             # The body's error is not for the group, which would wrap it: its tasks have none, they are cancelled.
             self._tasks.cancel_scope.cancel()
-            await self._tasks.__aexit__(None, None, None)
+            try:
+                await self._tasks.__aexit__(None, None, None)
+            except anyio.get_cancelled_exc_class():
+                if (
+                    error is None
+                ):  # otherwise the body's own error goes on, and the next checkpoint is cancelled
+                    raise
 
     def __aiter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ import base64
 import json
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, Generic, Protocol, TypeVar, final
 
 from cdc_core import ChangeIdentity, Epoch, Operation, SourceError, TableId
@@ -29,6 +30,7 @@ _TUPLE_AT: Final = (
     _HEADER_BYTES + 5
 )  # behind the tag and the relation id: the byte that announces the first tuple
 _KEEPALIVE: Final = ord("k")
+_OLD_ROW: Final = ord("O")
 _ROWS: Final = b"IUD"
 _INSERT, _UPDATE, _ = _ROWS
 _CREATE: Final = Operation.CREATE
@@ -158,9 +160,8 @@ class ChangeBuilder(Generic[T]):
                     continue
                 relation = relations.get(relation_id) or self._open_relation(frame, relation_id)
                 ordinal = transaction.ordinal
-                transaction.ordinal = (
-                    ordinal + 1
-                )  # before any filter of ours: the number is the same on every repeat
+                # before any filter of ours: the number is the same on every repeat
+                transaction.ordinal = ordinal + 1
                 if relation.ignored:
                     continue
                 if tag != _INSERT:
@@ -200,10 +201,12 @@ class ChangeBuilder(Generic[T]):
             self._emit(relation, Operation.DELETE, key, before, "null", lsn, ordinal)
             return
         old, after, key, old_key = relation.codec.update(frame, _TUPLE_AT)
-        before = old or "null"
         if old_key is None:
+            # an old key that is no other key (it came because one of its columns is stored out of line) is no row
+            before = old if old is not None and frame[_TUPLE_AT] == _OLD_ROW else "null"
             self._emit(relation, Operation.UPDATE, key, before, after, lsn, ordinal)
         else:
+            before = old or "null"
             # An update that changes the key: a delete of the old (0), its tombstone (1), a create of the new (2).
             # Transports that compact make the tombstone; its number stays free elsewhere.
             self._emit(relation, Operation.DELETE, old_key, before, "null", lsn, ordinal, 0, key)
@@ -337,9 +340,7 @@ class ChangeBuilder(Generic[T]):
         self.payload_bytes += self.last_bytes
         committed_at = transaction.committed_at
         self.events.append(
-            self._make(
-                key.encode(), encoded, Operation.MESSAGE, None, identity, None, committed_at, self._delivered
-            )
+            self._make(key, encoded, Operation.MESSAGE, None, identity, None, committed_at, self._delivered)
         )
         self._delivered += 1
 
@@ -359,12 +360,20 @@ class ChangeBuilder(Generic[T]):
         )
 
 
-def _message_key(message: Message, member: str | None) -> str:
+def _message_key(message: Message, member: str | None) -> bytes:
     if member is not None:
-        try:
-            content: object = json.loads(message.content)
-        except ValueError:
-            content = None
-        if isinstance(content, dict) and member in content:
-            return json.dumps({member: content[member]}, ensure_ascii=False, separators=(",", ":"))
-    return json.dumps({"prefix": message.prefix}, ensure_ascii=False, separators=(",", ":"))
+        # Whatever an application writes, the reader goes on: JSON that is none, a lone surrogate ("\ud800"), which is
+        # no UTF-8, and nesting beyond Python's stack are content without that member.
+        with suppress(ValueError, RecursionError):
+            content: object = json.loads(message.content, parse_constant=_refuse_constant)
+            if isinstance(content, dict) and member in content:
+                return _json_bytes({member: content[member]})
+    return _json_bytes({"prefix": message.prefix})
+
+
+def _json_bytes(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

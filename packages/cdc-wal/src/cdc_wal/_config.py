@@ -46,7 +46,7 @@ class WalConfig:
       `slot_timeout_seconds`: for the slot's creation, which waits for the transactions that are open.
     - `max_batch_events`, `max_batch_bytes`: of one batch given to a handler; `max_buffered_bytes`: of all batches
       that wait for it.
-    - `commit_interval_seconds`: a confirmation is sent within it.
+    - `commit_interval_seconds`: a confirmation is sent within it, and within a quarter of the timeout anyhow.
     - `drain_timeout_seconds`: how long the server's shutdown may be held up for the work in flight.
     - `max_retained_bytes`: health fails when the slot holds back more of the log; None for no bound of ours.
     """

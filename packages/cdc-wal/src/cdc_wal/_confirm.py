@@ -38,6 +38,11 @@ class ConfirmTracker:
         return max(self._received_lsn, self._flush_lsn)
 
     @property
+    def is_progress(self) -> bool:
+        """Whether a transaction with events of this connection is confirmed."""
+        return self._acks.committable is not None
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing is in flight."""
         return not self._in_transaction and self._acks.in_flight == 0

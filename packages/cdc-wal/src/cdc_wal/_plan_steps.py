@@ -25,7 +25,7 @@ from ._publications import (
     PublishableTable,
     change_statements,
     create_statement,
-    identity_remedy,
+    identity_fault,
     inspect_publication,
     missing,
     publishable_tables,
@@ -242,12 +242,8 @@ def _keep_publication(config: WalConfig, state: PublicationState | None) -> Step
 def _not_publishable(
     config: WalConfig, tables: Sequence[PublishableTable], facts: ServerFacts
 ) -> tuple[str, str] | None:
-    if needs_identity(config.operations) and (bare := [t.table for t in tables if not t.has_identity]):
-        names = ", ".join(str(table) for table in bare)
-        return (
-            f"without a replica identity the server would refuse every UPDATE and DELETE of {names}",
-            identity_remedy(bare),
-        )
+    if needs_identity(config.operations) and (fault := identity_fault(tables)) is not None:
+        return fault
     if (config.all_tables or config.schemas) and not (facts.superuser or facts.managed_admin):
         what = "all tables" if config.all_tables else "a schema"
         return f"only a superuser may publish {what}", "name the tables, or provision as a superuser"
@@ -258,6 +254,12 @@ def _not_publishable(
             "; ".join(f"ALTER TABLE {quote_table(table)} OWNER TO {role}" for table in foreign)
             + ", or provision as the owner",
         )
+    if hidden := sorted({t.chosen.schema for t in tables if not t.reachable}):
+        role = quote_identifier(facts.role)
+        return (
+            f"{facts.role} may not use the schema {', '.join(hidden)}",
+            "; ".join(f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO {role}" for schema in hidden),
+        )
     return None
 
 
@@ -267,14 +269,10 @@ def needs_identity(operations: Sequence[str]) -> bool:
 
 
 def _identity_checks(state: PublicationState, tables: Sequence[PublishableTable]) -> tuple[Check, ...]:
-    bare = [table.table for table in tables if not table.has_identity]
-    if not bare or not needs_identity(tuple(state.operations)):
+    fault = identity_fault(tables, sends_generated=state.sends_generated)
+    if fault is None or not needs_identity(tuple(state.operations)):
         return ()
+    why, remedy = fault
     return (
-        Check(
-            name="replica_identity",
-            state=CheckState.WARN,
-            why=f"the server refuses UPDATE and DELETE of {', '.join(map(str, bare))}: published, without an identity",
-            remedy=identity_remedy(bare),
-        ),
+        Check(name="replica_identity", state=CheckState.WARN, why=f"already published: {why}", remedy=remedy),
     )

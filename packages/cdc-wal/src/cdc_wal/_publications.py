@@ -25,6 +25,7 @@ class PublicationState:
 
     - `tables`: those named in it; `schemas`: those published whole.
     - `narrowed`: tables with a column list or a row filter, which their owner made and we never touch.
+    - `sends_generated`: whether stored generated columns are sent (PostgreSQL 18 or newer, by its owner's choice).
     """
 
     oid: int
@@ -35,6 +36,7 @@ class PublicationState:
     tables: frozenset[TableId]
     schemas: frozenset[str]
     narrowed: frozenset[TableId]
+    sends_generated: bool
 
 
 @final
@@ -44,20 +46,24 @@ class PublishableTable:
 
     - `chosen`: the table it was chosen by: itself, or the partitioned one above it.
     - `has_identity`: whether the server can say which row an update or delete is about.
-    - `owned`: whether our role owns it, as publishing it needs.
+    - `has_generated_identity`: whether it would say so by a generated column, which is not sent and so refused.
+    - `owned`: whether our role owns it, as publishing it needs; `reachable`: whether it may use its schema, as naming
+      it needs.
     """
 
     chosen: TableId
     table: TableId
     has_identity: bool
+    has_generated_identity: bool
     owned: bool
+    reachable: bool
 
 
 async def inspect_publication(connection: Connection, name: str) -> PublicationState | None:
     """Read a publication, None where there is none."""
-    row = await connection.fetch_one(
-        _PUBLICATION_15 if connection.server_version >= 150000 else _PUBLICATION_14, [name]
-    )
+    sql = _PUBLICATION_15 if connection.server_version >= 150000 else _PUBLICATION_14
+    generated = "p.pubgencols = 's'" if connection.server_version >= 180000 else "false"
+    row = await connection.fetch_one(sql.replace("[generated]", generated), [name])
     if row is None or row[0] is None:
         return None
     found = cast("dict[str, Any]", json.loads(row[0]))
@@ -71,6 +77,7 @@ async def inspect_publication(connection: Connection, name: str) -> PublicationS
         tables=frozenset(table for table, _ in tables),
         schemas=frozenset(found["schemas"]),
         narrowed=frozenset(table for table, narrowed in tables if narrowed),
+        sends_generated=found["generated"],
     )
 
 
@@ -91,9 +98,12 @@ async def publishable_tables(connection: Connection, config: WalConfig) -> list[
             chosen=TableId(root_schema or "", root_name or ""),
             table=TableId(schema or "", name or ""),
             has_identity=identity == "t",
+            # PostgreSQL 18 refuses what earlier ones let pass, see pub_contains_invalid_column() in publicationcmds.c.
+            has_generated_identity=generated == "t" and connection.server_version >= 180000,
             owned=owned == "t",
+            reachable=reachable == "t",
         )
-        for root_schema, root_name, schema, name, identity, owned in rows
+        for root_schema, root_name, schema, name, identity, generated, owned, reachable in rows
     ]
 
 
@@ -105,14 +115,10 @@ async def require_identities(connection: Connection, config: WalConfig) -> None:
     """
     if {"update", "delete"}.isdisjoint(config.operations):
         return
-    bare = [item.table for item in await publishable_tables(connection, config) if not item.has_identity]
-    if bare:
-        names = ", ".join(str(table) for table in bare)
-        raise NoReplicaIdentity(
-            f"without a replica identity the server would refuse every UPDATE and DELETE of {names}",
-            where={"publication": config.publication_name},
-            remedy=identity_remedy(bare),
-        )
+    fault = identity_fault(await publishable_tables(connection, config))
+    if fault is not None:
+        why, remedy = fault
+        raise NoReplicaIdentity(why, where={"publication": config.publication_name}, remedy=remedy)
 
 
 def create_statement(config: WalConfig) -> str:
@@ -145,12 +151,39 @@ def missing(config: WalConfig, state: PublicationState) -> tuple[tuple[TableId, 
     return tables, tuple(schema for schema in config.schemas if schema not in state.schemas)
 
 
-def identity_remedy(tables: Sequence[TableId]) -> str:
-    """Return the statements that give tables a replica identity."""
-    return "; ".join(
+def identity_fault(
+    tables: Sequence[PublishableTable], *, sends_generated: bool = False
+) -> tuple[str, str] | None:
+    """Return why the server would refuse the updates and deletes of published tables, and the statements that mend it.
+
+    - `sends_generated`: whether the publication sends stored generated columns.
+
+    Returns None where it would refuse none.
+    """
+    bare = [item.table for item in tables if not item.has_identity]
+    generated = [item.table for item in tables if item.has_identity and item.has_generated_identity]
+    reasons: list[str] = []
+    if bare:
+        names = ", ".join(map(str, bare))
+        reasons.append(
+            f"without a replica identity the server would refuse every UPDATE and DELETE of {names}"
+        )
+    remedies = [
         f"ALTER TABLE {quote_table(table)} REPLICA IDENTITY FULL (or ADD PRIMARY KEY, which costs less log)"
-        for table in tables
-    )
+        for table in bare
+    ]
+    if generated and not sends_generated:
+        names = ", ".join(map(str, generated))
+        reasons.append(
+            "with a generated column in the replica identity the server would refuse every UPDATE and DELETE of"
+            f" {names}"
+        )
+        remedies += [
+            f"ALTER TABLE {quote_table(table)} REPLICA IDENTITY USING INDEX name (a unique index of columns that are"
+            " NOT NULL and not generated)"
+            for table in generated
+        ]
+    return ("; ".join(reasons), "; ".join(remedies)) if reasons else None
 
 
 def quote_table(table: TableId) -> str:
@@ -169,7 +202,7 @@ def _objects(tables: Sequence[TableId], schemas: Sequence[str]) -> str:
 
 _PUBLICATION = """
 SELECT jsonb_build_object(
-    'oid', p.oid::bigint, 'all_tables', p.puballtables, 'via_root', p.pubviaroot,
+    'oid', p.oid::bigint, 'all_tables', p.puballtables, 'via_root', p.pubviaroot, 'generated', [generated],
     'operations', jsonb_build_object(
         'insert', p.pubinsert, 'update', p.pubupdate, 'delete', p.pubdelete, 'truncate', p.pubtruncate),
     'tables', coalesce((
@@ -200,7 +233,12 @@ SELECT root_schema, root_name, n.nspname, c.relname,
        c.relreplident = 'f' OR EXISTS (
            SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
            AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END),
-       pg_has_role(o.relowner, 'USAGE')
+       EXISTS (
+           SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped
+           AND (c.relreplident = 'f' OR EXISTS (
+               SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
+               AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END))),
+       pg_has_role(o.relowner, 'USAGE'), has_schema_privilege(o.relnamespace, 'USAGE')
 FROM root
 JOIN pg_class o ON o.oid = root.oid
 JOIN LATERAL (

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, final
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final, cast, final
 
 import anyio
 
-from cdc_core import CdcError, Check, CheckState, Health, OutgoingEvent, Partition, PartitionLag
+from cdc_core import (
+    CdcError,
+    Check,
+    CheckState,
+    ContractError,
+    Health,
+    OutgoingEvent,
+    Partition,
+    PartitionLag,
+)
 from cdc_pgoutput import Lsn
 
 from ._dead_letters import open_error_router
@@ -31,11 +40,11 @@ class ReaderRun:
     """Runs a reader once; `main` keeps its failure, and cancels `body`, the scope of whoever runs beside it."""
 
     def __init__(self, reader: WalReader) -> None:
-        self.body = anyio.CancelScope()
-        self.ended = anyio.Event()
+        self.body: anyio.CancelScope = anyio.CancelScope()
+        self.ended: anyio.Event = anyio.Event()
         self.failure: CdcError | None = None
-        self.published = 0
-        self.rejected = 0
+        self.published: int = 0
+        self.rejected: int = 0
         self._reader = reader
         self._config = reader.config
         self._reconnects = Reconnects(reader.config)
@@ -77,8 +86,8 @@ class ReaderRun:
                         await self._hold()
                     except CdcError as error:
                         await self._pause(error)
-        except CdcError as error:
-            self.failure = error
+        except Exception as error:  # noqa: BLE001 - kept for whoever runs beside it, who raises it
+            self.failure = _one_error(error, self._reader.name)
             self.body.cancel()
         finally:
             self.ended.set()
@@ -115,12 +124,15 @@ class ReaderRun:
         ):
             flow = Flow(session, publisher, router, self._reader.name, self._config.max_buffered_bytes)
             self._session = session
+            connected_at = anyio.current_time()
             try:
                 await self._run_flow(flow, session)
             finally:
                 self.published += flow.published
                 self.rejected += flow.rejected
-                self._resume = Resume(epoch=session.epoch, confirmed_lsn=session.confirmed_lsn)
+                self._resume = session.resume()
+                held_for = anyio.current_time() - connected_at
+                self._reconnects.ended(seconds=held_for, is_progress=session.is_progress)
                 self._session = None
         if session.failure is not None:
             raise session.failure
@@ -129,7 +141,7 @@ class ReaderRun:
         async with open_task_group() as tasks:
             tasks.start_soon(flow.publish)
             tasks.start_soon(flow.settle)
-            self._reconnects.healthy()
+            self._reconnects.connected()
             self._trouble = None
             await wait_any(session.ended, session.server_stopping, self._stopping, flow.failed)
             session.close_intake()
@@ -166,3 +178,26 @@ class ReaderRun:
         if self._session is None:
             return Check(name=name, state=CheckState.WARN, why="not connected yet")
         return Check(name=name, state=CheckState.OK)
+
+
+def _one_error(error: BaseException, reader: str) -> CdcError:
+    """Return the one error that the user gets; what is no `CdcError` is the publisher's fault, or ours."""
+    leaves = list(_leaves(error))
+    first = next((leaf for leaf in leaves if isinstance(leaf, CdcError)), leaves[0])
+    if isinstance(first, CdcError):
+        return first
+    failure = ContractError(
+        f"an unexpected {type(first).__qualname__} came out of the publisher or the reader",
+        where={"reader": reader},
+        remedy="see the cause, and report it to the transport's author",
+    )
+    failure.__cause__ = first
+    return failure
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for member in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(member)
+    else:
+        yield error

@@ -14,6 +14,7 @@ _BACKOFF = RetryPolicy(initial_delay_seconds=0.1, max_delay_seconds=10.0)
 # A slot whose owner died or was cut off is freed within the owner's wal_sender_timeout; this much is added for it.
 _GRACE_SECONDS = 5.0
 _STANDBY_POLL_SECONDS = 0.5
+_HEALTHY_AFTER_SECONDS = 10.0
 
 
 @final
@@ -26,11 +27,21 @@ class Reconnects:
         self._access_failures = 0
         self._busy_since: float | None = None
 
-    def healthy(self) -> None:
-        """The connection works: delays start over."""
-        self._backoff.reset()
-        self._access_failures = 0
+    def connected(self) -> None:
+        """The slot is ours."""
         self._busy_since = None
+
+    def ended(self, *, seconds: float, is_progress: bool) -> None:
+        """A connection is over; delays start over if it did some good.
+
+        Connecting alone is no health: what fails at the same place of the log each time would be tried ten times a
+        second, for ever.
+
+        - `seconds`: for how long it held; `is_progress`: whether a transaction was confirmed over it.
+        """
+        if is_progress or seconds >= _HEALTHY_AFTER_SECONDS:
+            self._backoff.reset()
+            self._access_failures = 0
 
     def delay_seconds(self, error: CdcError, *, now: float) -> float:
         """Return how long to wait before the next try.

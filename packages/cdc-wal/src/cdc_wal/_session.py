@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar, final
@@ -13,7 +13,7 @@ from typing import Final, Generic, TypeVar, final
 import anyio
 from anyio.abc import TaskGroup
 
-from cdc_core import CdcError, Epoch, PartitionLost, TableId
+from cdc_core import CdcError, Epoch, PartitionLost, SourceError, TableId
 from cdc_pgoutput import Decoder, Lsn, Relation, StandbyStatusUpdate, TypeRegistry
 
 from ._catalog import relation_key, type_infos
@@ -53,10 +53,11 @@ SchemaChangeHook = Callable[[SchemaChange], Awaitable[None]]
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """Where an earlier connection of the same run stood: its epoch, and what it had confirmed."""
+    """Where an earlier connection of the same run stood: its epoch, what it had confirmed, the shapes it had seen."""
 
     epoch: Epoch
     confirmed_lsn: Lsn
+    shapes: Mapping[int, Relation]
 
 
 @asynccontextmanager
@@ -114,6 +115,7 @@ async def open_session(
             mark_end=mark_end,
             password=password,
             on_schema_change=on_schema_change,
+            shapes={} if resume is None else resume.shapes,
         )
         async with open_task_group() as tasks:
             session.run_in(tasks)
@@ -145,6 +147,7 @@ class SlotSession(Generic[T]):
         mark_end: Callable[[T], T] | None,
         password: PasswordProvider | None,
         on_schema_change: SchemaChangeHook | None,
+        shapes: Mapping[int, Relation],
     ) -> None:
         self.epoch = epoch
         self.database = database
@@ -171,7 +174,7 @@ class SlotSession(Generic[T]):
             mark_end=mark_end,
         )
         self._resolved: dict[tuple[Relation, tuple[str, ...]], RelationState] = {}
-        self._shapes: dict[int, Relation] = {}
+        self._shapes = dict(shapes)
         self._batches: deque[tuple[list[T], int]] = deque()
         self._buffered_bytes = 0
         self._paused = False
@@ -190,6 +193,15 @@ class SlotSession(Generic[T]):
     def confirmed_lsn(self) -> Lsn:
         """The LSN up to which all is done; it has been reported, or is about to be."""
         return self._tracker.flush_lsn
+
+    @property
+    def is_progress(self) -> bool:
+        """Whether a transaction was confirmed over this connection."""
+        return self._tracker.is_progress
+
+    def resume(self) -> Resume:
+        """Return where the next connection goes on."""
+        return Resume(epoch=self.epoch, confirmed_lsn=self.confirmed_lsn, shapes=self._shapes)
 
     @property
     def in_flight(self) -> int:
@@ -363,21 +375,37 @@ class SlotSession(Generic[T]):
                 cdc_schema=self._config.cdc_schema,
             )
             self._resolved[relation, key] = state
-        before = self._shapes.get(relation.relation_id)
-        self._shapes[relation.relation_id] = relation
-        if self._on_schema_change is not None and before is not None and before.columns != relation.columns:
-            await self._on_schema_change(
-                SchemaChange(
-                    table=state.table,
-                    old=tuple((column.name, column.type_oid) for column in before.columns),
-                    new=tuple((column.name, column.type_oid) for column in relation.columns),
-                )
-            )
+        await self._announce(state.table, relation)
         self._builder.resolve(relation, state)
+
+    async def _announce(self, table: TableId, relation: Relation) -> None:
+        """Tell the hook of a shape that is not the table's last one, and only then take it for that."""
+        before = self._shapes.get(relation.relation_id)
+        if self._on_schema_change is not None and before is not None and before.columns != relation.columns:
+            change = SchemaChange(
+                table=table,
+                old=tuple((column.name, column.type_oid) for column in before.columns),
+                new=tuple((column.name, column.type_oid) for column in relation.columns),
+            )
+            self._paused = True  # nothing is received meanwhile: that is no silence of the server's
+            try:
+                await self._on_schema_change(change)
+            except CdcError:
+                raise
+            except Exception as error:
+                raise SourceError(
+                    f"on_schema_change raised {type(error).__name__}",
+                    where={"table": str(table), "slot": self._config.slot_name},
+                    remedy="mend the hook, or let it raise a retryable CdcError where trying again may help",
+                ) from error
+            finally:
+                self._paused = False
+        self._shapes[relation.relation_id] = relation
 
     async def _report_status(self) -> None:
         """Report on our own clock, a quarter of the server's timeout, and soon after progress."""
         interval = self._config.wal_sender_timeout_seconds / 4
+        add_up = min(self._config.commit_interval_seconds, interval)
         while True:
             with anyio.move_on_after(interval) as timer:
                 await self._until(
@@ -387,7 +415,7 @@ class SlotSession(Generic[T]):
                 await self._listen()
             # asked at each tick, so that the fence of a publisher (rule 19) knows of the server's answer in time
             await self._send_status(reply_requested=timer.cancelled_caught)
-            with anyio.move_on_after(self._config.commit_interval_seconds):  # let progress add up
+            with anyio.move_on_after(add_up):  # let progress add up
                 await self._until(lambda: self._builder.reply_requested)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
@@ -511,7 +539,7 @@ async def check_slot(side: SideConnection, config: WalConfig) -> SlotState:
         state = verify_slot(
             await inspect_slot(connection, config.slot_name),
             config=config,
-            database=(database and database[0]) or "",
+            database=(database[0] if database else None) or "",
         )
         sql = "SELECT FROM pg_publication WHERE pubname = $1"
         if await connection.fetch_one(sql, (config.publication_name,)) is None:

@@ -285,15 +285,18 @@ class _SlotOwner:
             make=self._make_events,
             on_schema_change=self._on_schema_change,
         ) as session:
+            connected_at = anyio.current_time()
             partition = Partition(source=session.database, id=self._config.slot_name)
             stream = self._stream = SlotStream(session, partition, self._connection)
             try:
                 await self._send.send(stream)
-                self._reconnects.healthy()
+                self._reconnects.connected()
                 await wait_any(session.ended, session.server_stopping, self._leaving)
                 await self._drain(session, stream)
             finally:
-                self._resume = Resume(epoch=session.epoch, confirmed_lsn=session.confirmed_lsn)
+                self._resume = session.resume()
+                held_for = anyio.current_time() - connected_at
+                self._reconnects.ended(seconds=held_for, is_progress=session.is_progress)
                 stream.lose()
         # Two workers on one slot would break the order of its keys: the next stream waits for the last worker.
         if stream.entered and not self._leaving.is_set():

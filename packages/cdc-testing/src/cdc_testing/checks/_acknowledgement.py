@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from cdc_core import UNKNOWN
 
-from ._consumer import Consumer, Delivery, consuming, eventually, provisioned, rows, write_singly
+from ._consumer import (
+    SHORT_DRAIN_SECONDS,
+    Consumer,
+    Delivery,
+    consuming,
+    eventually,
+    provisioned,
+    rows,
+    write_singly,
+)
 from ._harness import Harness
 
 
@@ -12,7 +21,9 @@ async def check_nothing_unacknowledged_is_lost_in_a_crash(harness: Harness) -> N
     """After a crash all that was not acknowledged comes again: the replay starts at or before its first event."""
     transport = await provisioned(harness)
     await write_singly(harness, range(12))
-    async with consuming(harness, transport, tolerant=True, drain_timeout_seconds=0.1) as before:
+    async with consuming(
+        harness, transport, tolerant=True, drain_timeout_seconds=SHORT_DRAIN_SECONDS
+    ) as before:
         await before.until_delivered(range(12))
         acknowledged = _first_halves(before)
         await before.ack(acknowledged)
@@ -44,7 +55,9 @@ async def check_only_the_contiguous_prefix_is_committed(harness: Harness) -> Non
     await harness.write(*rows([0], key="key"))
     await harness.write(*rows([1], key="key"))
     await harness.write(*rows([2], key="key"))
-    async with consuming(harness, transport, tolerant=True, drain_timeout_seconds=0.1) as before:
+    async with consuming(
+        harness, transport, tolerant=True, drain_timeout_seconds=SHORT_DRAIN_SECONDS
+    ) as before:
         await before.until_delivered(range(3))
         await before.ack(delivery for delivery in before.deliveries if delivery.number != 0)
         await before.flush()
@@ -96,7 +109,9 @@ async def check_a_flush_commits_now(harness: Harness) -> None:
     """After a flush the acknowledged prefix is committed, though the source is neither idle nor left."""
     transport = await provisioned(harness)
     await write_singly(harness, range(6), keys=1)
-    async with consuming(harness, transport, tolerant=True, drain_timeout_seconds=0.1) as before:
+    async with consuming(
+        harness, transport, tolerant=True, drain_timeout_seconds=SHORT_DRAIN_SECONDS
+    ) as before:
         await before.until_delivered(range(6))
         await before.ack(delivery for delivery in before.deliveries if delivery.number < 3)
         await before.flush()

@@ -16,6 +16,8 @@ from ._harness import Harness, SeedRow
 
 DRAIN_SECONDS: Final = 30.0
 """The drain timeout where a check does not care: so long that reaching it fails the check for lack of patience."""
+SHORT_DRAIN_SECONDS: Final = 0.2
+"""The drain timeout where a check waits for it, or disturbs the source such that leaving may have to."""
 
 
 @final
@@ -44,7 +46,7 @@ class Consumer:
         self.ended: list[PartitionStream] = []
         self.left: list[PartitionStream] = []
         self.errors: list[CdcError] = []
-        self.source_left = anyio.Event()
+        self.source_left: anyio.Event = anyio.Event()
         self.before_iterating: Callable[[], Awaitable[None]] = _nothing
         self.in_hand: Callable[[PartitionStream, Sequence[Event]], Awaitable[None]] = _nothing_with
         self.before_leaving: Callable[[], Awaitable[None]] = _nothing
@@ -155,6 +157,7 @@ async def consuming(
     - `tolerant`: the source may fail in the end, for it is disturbed on purpose.
     """
     consumer = Consumer(harness, acks=acks)
+    failure: Exception | None = None
     try:
         async with anyio.create_task_group() as workers:
             try:
@@ -168,7 +171,9 @@ async def consuming(
                     workers.start_soon(take)
                     try:
                         yield consumer
-                    except BaseException:
+                    except BaseException as error:
+                        if isinstance(error, Exception):
+                            failure = error
                         workers.cancel_scope.cancel()  # the check failed: nobody has to be waited for
                         raise
                     intake.cancel()
@@ -178,8 +183,18 @@ async def consuming(
                 consumer.errors.append(error)
             finally:
                 consumer.source_left.set()
+            # The source has let them go, or has cancelled them: none may stay for ever.
+            try:
+                await consumer.until(
+                    lambda: len(consumer.left) == len(consumer.assigned), "all workers leave"
+                )
+            except AssertionError:
+                workers.cancel_scope.cancel()
+                raise
     except BaseExceptionGroup as group:
         raise _most_telling(group) from group
+    if failure is not None:
+        raise failure  # the cancellation of its own workers went before it
     if not tolerant and consumer.errors:
         raise AssertionError(f"the source failed: {consumer.errors[0]}") from consumer.errors[0]
 

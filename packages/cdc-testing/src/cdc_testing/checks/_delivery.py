@@ -9,7 +9,7 @@ import anyio
 
 from cdc_core import ChangeIdentity, Event, NotProvisioned
 
-from ._consumer import consuming, provisioned, write_singly
+from ._consumer import SHORT_DRAIN_SECONDS, consuming, provisioned, write_singly
 from ._harness import Harness
 
 
@@ -68,7 +68,9 @@ async def check_identities_are_equal_on_repeats(harness: Harness) -> None:
     transport = await provisioned(harness)
     await harness.write(*((f"key-{number}", number) for number in range(3)))
     await write_singly(harness, range(3, 6))
-    async with consuming(harness, transport, tolerant=True, drain_timeout_seconds=0.1) as before:
+    async with consuming(
+        harness, transport, tolerant=True, drain_timeout_seconds=SHORT_DRAIN_SECONDS
+    ) as before:
         await before.until_delivered(range(6))
         await harness.crash(transport)
     async with consuming(harness, harness.transport(), acks=True) as after:

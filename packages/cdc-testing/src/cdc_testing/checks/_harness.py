@@ -21,7 +21,7 @@ class Harness(Protocol):
 
     @property
     def patience_seconds(self) -> float:
-        """How long a condition may take to become true before it counts as never."""
+        """How long a condition may take to become true before it counts as never; half a second or more."""
         ...
 
     @property

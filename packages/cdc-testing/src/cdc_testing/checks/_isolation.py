@@ -10,7 +10,7 @@ import anyio
 
 from cdc_core import CdcError, NotProvisioned
 
-from ._consumer import consuming, provisioned, write_singly
+from ._consumer import SHORT_DRAIN_SECONDS, consuming, provisioned, write_singly
 from ._harness import Harness
 
 
@@ -54,7 +54,9 @@ async def check_two_transports_in_one_process_are_independent(harness: Harness) 
         await write_singly(harness, range(4))
         await write_singly(other, range(100, 104))
         async with consuming(other, second, acks=True) as surviving:
-            async with consuming(harness, first, tolerant=True, drain_timeout_seconds=0.1) as dying:
+            async with consuming(
+                harness, first, tolerant=True, drain_timeout_seconds=SHORT_DRAIN_SECONDS
+            ) as dying:
                 await surviving.until_delivered(range(100, 104))
                 await dying.until_delivered(range(4))
                 await harness.crash(first)

@@ -9,7 +9,7 @@ import anyio.lowlevel
 
 from cdc_core import Event, PartitionLost, PartitionStream
 
-from ._consumer import Consumer, consuming, eventually, provisioned, rows, write_singly
+from ._consumer import SHORT_DRAIN_SECONDS, Consumer, consuming, eventually, provisioned, rows, write_singly
 from ._harness import Harness
 
 
@@ -45,7 +45,7 @@ async def check_a_revoked_stream_stops_before_the_next_owner(harness: Harness) -
 async def check_a_worker_past_its_deadline_is_cancelled(harness: Harness) -> None:
     """A worker that has not left a revoked stream by `revoking_at` is cancelled, and goes on behind its stream."""
     transport = await provisioned(harness)
-    async with consuming(harness, transport, tolerant=True, drain_timeout_seconds=0.5) as old:
+    async with consuming(harness, transport, tolerant=True, drain_timeout_seconds=SHORT_DRAIN_SECONDS) as old:
         old.before_leaving = anyio.sleep_forever
         await _until_partitions_are_owned(old)
         async with consuming(harness, harness.transport()) as new:
@@ -58,7 +58,9 @@ async def check_a_lost_stream_cancels_its_worker(harness: Harness) -> None:
     """When a partition is lost its worker is cancelled through the stream, and a late ack raises `PartitionLost`."""
     transport = await provisioned(harness)
     await write_singly(harness, range(3), keys=1)
-    async with consuming(harness, transport, tolerant=True, drain_timeout_seconds=0.5) as consumer:
+    async with consuming(
+        harness, transport, tolerant=True, drain_timeout_seconds=SHORT_DRAIN_SECONDS
+    ) as consumer:
         consumer.in_hand = _wait_forever
         await consumer.until_delivered([0])
         stream = consumer.deliveries[0].stream
@@ -74,7 +76,9 @@ async def check_a_stale_acknowledgement_changes_nothing(harness: Harness) -> Non
     """Acknowledging events of a lost partition commits nothing; beside valid ones they are passed over."""
     transport = await provisioned(harness)
     await write_singly(harness, range(4), keys=1)
-    async with consuming(harness, transport, tolerant=True, drain_timeout_seconds=0.5) as consumer:
+    async with consuming(
+        harness, transport, tolerant=True, drain_timeout_seconds=SHORT_DRAIN_SECONDS
+    ) as consumer:
         await consumer.until_delivered(range(4))
         old = list(consumer.deliveries)
         await harness.lose(transport)
@@ -92,7 +96,9 @@ async def check_events_come_again_after_a_loss(harness: Harness) -> None:
     """After a loss all that was not acknowledged is delivered to whoever owns the partition next."""
     transport = await provisioned(harness)
     await write_singly(harness, range(6), keys=1)
-    async with consuming(harness, transport, tolerant=True, drain_timeout_seconds=0.5) as before:
+    async with consuming(
+        harness, transport, tolerant=True, drain_timeout_seconds=SHORT_DRAIN_SECONDS
+    ) as before:
         await before.until_delivered(range(6))
         await before.ack(delivery for delivery in before.deliveries if delivery.number < 2)
         await harness.lose(transport)
@@ -106,7 +112,9 @@ async def check_a_cut_connection_loses_nothing(harness: Harness) -> None:
     transport = await provisioned(harness)
     await write_singly(harness, range(4))
     seen: set[int] = set()
-    async with consuming(harness, transport, acks=True, tolerant=True, drain_timeout_seconds=0.5) as before:
+    async with consuming(
+        harness, transport, acks=True, tolerant=True, drain_timeout_seconds=SHORT_DRAIN_SECONDS
+    ) as before:
         await before.until_delivered(range(4))
         await harness.cut(transport)
         await write_singly(harness, range(4, 8))
@@ -115,7 +123,7 @@ async def check_a_cut_connection_loses_nothing(harness: Harness) -> None:
             lambda: set(range(8)) <= set(before.numbers) or bool(before.errors),
             "the source goes on or fails",
         )
-        seen = set(before.numbers)
+    seen = set(before.numbers)
     if not set(range(8)) <= seen:
         async with consuming(harness, transport, acks=True) as after:
             await after.until_delivered(set(range(8)) - seen)
@@ -179,21 +187,31 @@ async def check_leaving_is_bounded_by_the_drain_timeout(harness: Harness) -> Non
     cancelled = anyio.Event()
     opened: list[Consumer] = []
 
+    failures: list[AssertionError] = []
+
     async def consume() -> None:
-        async with consuming(harness, transport, tolerant=True, drain_timeout_seconds=0.5) as consumer:
-            consumer.in_hand = ignore_cancellation
-            opened.append(consumer)
-            await consumer.until_delivered([0])
+        try:
+            async with consuming(
+                harness, transport, tolerant=True, drain_timeout_seconds=SHORT_DRAIN_SECONDS
+            ) as consumer:
+                consumer.in_hand = ignore_cancellation
+                opened.append(consumer)
+                await consumer.until_delivered([0])
+        except AssertionError as error:
+            failures.append(error)
+            cancelled.set()
 
     was_left = False
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(consume)
-        with anyio.move_on_after(2 * harness.patience_seconds + 0.5):
+        with anyio.move_on_after(2 * harness.patience_seconds + SHORT_DRAIN_SECONDS):
             await cancelled.wait()
             await opened[0].source_left.wait()
             was_left = True
         released.set()
         tasks.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
     assert cancelled.is_set(), "a worker was not cancelled at the drain timeout"
     assert was_left, "leaving the source waited for a worker that does not finish"
 

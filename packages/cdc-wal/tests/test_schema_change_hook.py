@@ -1,0 +1,113 @@
+"""A table's new shape is told before its first row, whatever happens to the connection meanwhile (rule 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+import pytest
+from wal_reading import eventually, provisioned
+
+from cdc_core import AccessError, Event, Pipeline, SourceError
+from cdc_testing.memory import MemoryTransport
+from cdc_wal import PostgresTransport, SchemaChange, WalConfig, WalReader
+from cdc_wal._connection import Connection
+
+pytestmark = pytest.mark.anyio
+
+TABLE = "CREATE TABLE t (id bigint PRIMARY KEY, note text)"
+NEW_SHAPE = "INSERT INTO t VALUES (1, 'x'); ALTER TABLE t ADD more int; INSERT INTO t VALUES (2, 'x')"
+
+
+async def ignore(events: Sequence[Event]) -> None:
+    """Handle whatever comes."""
+
+
+def has(items: Sequence[object], count: int) -> Callable[[], Awaitable[bool]]:
+    async def enough() -> bool:
+        return len(items) == count
+
+    return enough
+
+
+async def test_a_shape_that_changes_between_two_connections_is_told(
+    sql: Connection, config: WalConfig
+) -> None:
+    await sql.simple(TABLE)
+    await provisioned(config)
+    changes: list[SchemaChange] = []
+    told_before: list[int] = []
+
+    async def tell(change: SchemaChange) -> None:
+        changes.append(change)
+
+    async def handle(events: Sequence[Event]) -> None:
+        told_before.extend(len(changes) for _ in events)
+
+    transport = PostgresTransport(config, on_schema_change=tell)
+    async with Pipeline(name="shapes", transport=transport, handler=handle).running():
+        await sql.simple("INSERT INTO t VALUES (1, 'x')")
+        await eventually(has(told_before, 1), why="the first row is handled")
+        await sql.simple(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = current_database()"
+        )
+        await sql.simple("ALTER TABLE t ADD more int; INSERT INTO t VALUES (2, 'x')")
+        await eventually(has(told_before, 2), why="the row of the new shape is handled")
+    assert told_before == [0, 1]
+    assert [name for name, _ in changes[0].old] == ["id", "note"]
+    assert [name for name, _ in changes[0].new] == ["id", "note", "more"]
+
+
+async def test_a_hook_that_takes_longer_than_the_server_s_timeout_keeps_the_connection(
+    sql: Connection, config: WalConfig
+) -> None:
+    await sql.simple(TABLE)
+    await provisioned(config)
+    calls = 0
+    handled: list[bytes | None] = []
+
+    async def tell(change: SchemaChange) -> None:
+        nonlocal calls
+        calls += 1
+        await anyio.sleep(3 * config.wal_sender_timeout_seconds)
+
+    async def handle(events: Sequence[Event]) -> None:
+        handled.extend(event.key for event in events)
+
+    transport = PostgresTransport(config, on_schema_change=tell)
+    async with Pipeline(name="shapes", transport=transport, handler=handle).running():
+        await sql.simple(NEW_SHAPE)
+        await eventually(has(handled, 2), why="both rows are handled")
+    assert calls == 1
+    assert handled == [b'{"id":1}', b'{"id":2}']
+
+
+@pytest.mark.parametrize("raised", [ValueError("a row's value"), AccessError("the warehouse says no")])
+async def test_a_hook_that_fails_ends_the_pipeline_with_one_error(
+    sql: Connection, config: WalConfig, raised: Exception
+) -> None:
+    await sql.simple(TABLE)
+    await provisioned(config)
+
+    async def tell(change: SchemaChange) -> None:
+        raise raised
+
+    transport = PostgresTransport(config, on_schema_change=tell)
+    await sql.simple(NEW_SHAPE)
+    with pytest.raises((SourceError, AccessError)) as caught, anyio.fail_after(20):
+        await Pipeline(name="shapes", transport=transport, handler=ignore).run()
+    assert raised in (caught.value, caught.value.__cause__)
+    assert "a row's value" not in str(caught.value)
+
+
+async def test_a_hook_that_fails_ends_the_reader_with_one_error(sql: Connection, config: WalConfig) -> None:
+    await sql.simple(TABLE)
+    await provisioned(config)
+
+    async def tell(change: SchemaChange) -> None:
+        raise ValueError("no")
+
+    reader = WalReader(config, to=MemoryTransport(), on_schema_change=tell)
+    await sql.simple(NEW_SHAPE)
+    with pytest.raises(SourceError, match="on_schema_change raised ValueError"), anyio.fail_after(20):
+        await reader.run()
