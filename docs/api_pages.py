@@ -58,9 +58,8 @@ def entry(public: str, name: str, module: ast.Module) -> Iterator[str]:
     yield f".. py:data:: {public}"
 
 
-def re_exports(package: Package) -> Iterator[tuple[str, list[str]]]:
-    """Yield each name that the package's `__init__.py` re-exports, with its entry; dunder names left out."""
-    folder = package.source
+def re_exports(dotted: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each name that the `__init__.py` of a package re-exports, with its entry; dunder names left out."""
     for node in ast.parse((folder / "__init__.py").read_text(encoding="utf-8")).body:
         match node:
             case ast.ImportFrom(level=1, module=str(source), names=names):
@@ -70,14 +69,14 @@ def re_exports(package: Package) -> Iterator[tuple[str, list[str]]]:
                 for alias in names:
                     name = alias.asname or alias.name
                     if not name.startswith("_"):
-                        yield name, [*entry(f"{package.import_name}.{name}", alias.name, module), ""]
+                        yield name, [*entry(f"{dotted}.{name}", alias.name, module), ""]
             case _:
                 pass
 
 
 def page(package: Package) -> str:
-    """Return a package's page: its own names, then each module without an underscore."""
-    entries = dict(re_exports(package))
+    """Return a package's page: its own names, then each module or package in it without an underscore."""
+    entries = dict(re_exports(package.import_name, package.source))
     lines = [
         f"# {package.import_name}",
         "",
@@ -89,10 +88,16 @@ def page(package: Package) -> str:
     for module in package.modules():
         if module == package.import_name or any(part.startswith("_") for part in module.split(".")):
             continue
-        lines += [f"## {module}", "", "```{eval-rst}", f".. automodule:: {module}"]
-        # What the package re-exports has its entry above.
-        options = [*CLASS, f":exclude-members: {', '.join(entries)}"]
-        lines += [*(INDENT + option for option in options), "```", ""]
+        lines += [f"## {module}", "", "```{eval-rst}"]
+        folder = package.source.parent.joinpath(*module.split("."))
+        if folder.is_dir():
+            inner = dict(re_exports(module, folder))
+            lines += [f".. automodule:: {module}", "", *chain.from_iterable(inner.values())]
+        else:
+            # What the package re-exports has its entry above.
+            options = [*CLASS, f":exclude-members: {', '.join(entries)}"]
+            lines += [f".. automodule:: {module}", *(INDENT + option for option in options)]
+        lines += ["```", ""]
     return "\n".join(lines)
 
 

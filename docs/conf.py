@@ -5,6 +5,9 @@ The API pages are made from the docstrings of whatever packages the workspace ha
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,7 +66,25 @@ def resolve_public_name(
     return None
 
 
+def hide_private_constructor(
+    app: Sphinx,
+    what: str,
+    name: str,
+    value: object,
+    options: object,
+    signature: str | None,
+    return_annotation: str | None,
+) -> tuple[str, str | None] | None:
+    """Leave out how to make what users are given and cannot make: a parameter's type is none that they could name."""
+    if what == "class" and signature and not dataclasses.is_dataclass(value):
+        for package, target in re.findall(r"\b(cdc_\w+)(?:\.\w+)*\._\w+\.(\w+)", signature):
+            if not hasattr(importlib.import_module(package), target):
+                return "", return_annotation
+    return None
+
+
 def setup(app: Sphinx) -> None:
     """Write the API pages before Sphinx looks for documents, and mend references to private modules."""
+    app.connect("autodoc-process-signature", hide_private_constructor)
     app.connect("missing-reference", resolve_public_name)
     write_api_pages(Path(app.srcdir) / "api", Workspace().packages)

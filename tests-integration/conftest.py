@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from cdc_testing.servers import ServerUnavailableError
+from cdc_testing.servers.postgres import Build
+
+# The emulators are run from a checkout and are not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from emulators.postgres import choose_build
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +38,21 @@ def read_program(markdown: str, name: str) -> str:
     if found is None:
         raise LookupError(f"no program called {name!r}")
     return found.group(1)
+
+
+@pytest.fixture(scope="session")
+def build_of() -> Callable[[int], Build]:
+    """Choose a PostgreSQL build of a major version; the test is skipped where there is none, with CI=true it fails."""
+
+    def choose(major: int) -> Build:
+        try:
+            return choose_build(major)
+        except ServerUnavailableError as error:
+            if os.environ.get("CI", "").lower() == "true":
+                pytest.fail(f"CI=true and no server to test with: {error}", pytrace=False)
+            pytest.skip(str(error))
+
+    return choose
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import psycopg
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Shop:
         rows = ", ".join(f"({number}, {total})" for number, total in orders)
         self.sql(f"INSERT INTO shop.orders (id, total) VALUES {rows}")
 
-    def run(self, *arguments: str, status: int = 0) -> str:
+    def run(self, *arguments: str, status: int = 0, timeout_seconds: float = DEADLINE_SECONDS) -> str:
         """Run a program to its end, and return what it printed."""
         done = subprocess.run(
             [sys.executable, *arguments],
@@ -76,7 +76,7 @@ class Shop:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=DEADLINE_SECONDS,
+            timeout=timeout_seconds,
             check=False,
         )
         assert done.returncode == status, done.stdout + done.stderr

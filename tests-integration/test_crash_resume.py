@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,7 +79,7 @@ async def test_rule_18_thirty_kills_lose_nothing_and_each_replay_begins_after_th
 
 
 @contextmanager
-def consumer(backend: str, config: WalConfig, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def consumer(backend: str, config: WalConfig, path: Path) -> Generator[subprocess.Popen[bytes]]:
     arguments = [backend, config.dsn, config.slot_name, config.publication_name, str(path)]
     process = subprocess.Popen([sys.executable, str(PROGRAM), *arguments])
     try:
@@ -90,7 +90,7 @@ def consumer(backend: str, config: WalConfig, path: Path) -> Iterator[subprocess
 
 
 @contextmanager
-def writing(dsn: str) -> Iterator[None]:
+def writing(dsn: str) -> Generator[None]:
     """Write transactions of one to five rows from two sessions, until left."""
     stop = threading.Event()
 

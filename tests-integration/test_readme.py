@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from shop_programs import EXAMPLES, ROOT, Shop, eventually
 
-pytestmark = pytest.mark.parametrize("loop", ["asyncio", "trio"])
+pytestmark = [pytest.mark.parametrize("loop", ["asyncio", "trio"]), pytest.mark.timeout(300)]
 RUN = "anyio.run(main, sys.argv[1])"
 ORDER = "INSERT INTO shop.orders (id, total) VALUES (1, 10.50)"
 

@@ -15,17 +15,19 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
+
 from cdc_core import Event, Operation, Pipeline, provision
 from cdc_testing.servers import ServerUnavailableError
 from cdc_testing.servers.postgres import EmbeddedPostgres, start_postgres
 from cdc_wal import PostgresTransport, WalConfig
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from emulators.postgres import choose_build
 
 pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # The table stands with the tests of cdc-wal, which run it on the servers that pip installs.
 TABLE = runpy.run_path(str(ROOT / "packages" / "cdc-wal" / "tests" / "type_table.py"), run_name="type_table")
@@ -42,7 +44,11 @@ MORE_COLUMNS: dict[str, tuple[str, str, object]] = {
     "xml_empty": ("xml", "''", ""),
     # the server itself leaves a declaration out that says nothing
     "xml_declared": ("xml", "'<?xml version=\"1.0\"?><a b=\"1\">&lt;é</a>'", '<a b="1">&lt;é</a>'),
-    "xml_alone": ("xml", "'<?xml version=\"1.0\" standalone=\"yes\"?><a/>'", '<?xml version="1.0" standalone="yes"?><a/>'),
+    "xml_alone": (
+        "xml",
+        "'<?xml version=\"1.0\" standalone=\"yes\"?><a/>'",
+        '<?xml version="1.0" standalone="yes"?><a/>',
+    ),
     "tags": ("tags", "'b=>1'", '{"b":"1"}'),
     "label": ("label", "'ÀB'", "ÀB"),
     "root": ("root", "'Top'", "Top"),
@@ -108,12 +114,12 @@ async def test_each_value_is_as_the_type_table_says_on_every_version(server: Emb
     assert {case.needs for family in families for case in family.cases} == {"", "xml", *EXTENSIONS}
     with psycopg.connect(config.dsn, autocommit=True, options="-c timezone=UTC -c lc_monetary=C") as sql:
         for extension in EXTENSIONS:
-            sql.execute(f"CREATE EXTENSION {extension}")
-        sql.execute(TABLE["SETUP"] + MORE_SETUP)
+            sql.execute(f"CREATE EXTENSION {extension}".encode())
+        sql.execute(f"{TABLE['SETUP']}{MORE_SETUP}".encode())
         for family in families:
-            sql.execute(f"{family.table_sql}; ALTER TABLE {family.name} REPLICA IDENTITY FULL")
+            sql.execute(f"{family.table_sql}; ALTER TABLE {family.name} REPLICA IDENTITY FULL".encode())
         columns = ", ".join(f"{column} {kind}" for column, (kind, _, _) in MORE_COLUMNS.items())
-        sql.execute(f"CREATE TABLE others (id int PRIMARY KEY, touched int, {columns})")
+        sql.execute(f"CREATE TABLE others (id int PRIMARY KEY, touched int, {columns})".encode())
         await provision(PostgresTransport(config))
         tables = [*(family.name for family in families), "others"]
         values = ", ".join(f"({value})::{kind.partition(' ')[0]}" for kind, value, _ in MORE_COLUMNS.values())
@@ -121,11 +127,11 @@ async def test_each_value_is_as_the_type_table_says_on_every_version(server: Emb
             *(family.insert_sql for family in families),
             f"INSERT INTO others SELECT 1, 0, {values}",
         ):
-            sql.execute(statement)
+            sql.execute(statement.encode())
         for table in tables:
-            sql.execute(f"UPDATE {table} SET touched = 1")
+            sql.execute(f"UPDATE {table} SET touched = 1".encode())
         for table in tables:
-            sql.execute(f"DELETE FROM {table}")
+            sql.execute(f"DELETE FROM {table}".encode())
         events = await take(config, 3 * len(tables))
     size = len(tables)
     inserts, updates, deletes = events[:size], events[size : 2 * size], events[2 * size :]
@@ -149,7 +155,7 @@ async def test_an_extension_type_as_a_key_and_stored_out_of_line(server: Embedde
     columns = ("label", "map", "path", "doc")
     with psycopg.connect(config.dsn, autocommit=True) as sql:
         for extension in EXTENSIONS:
-            sql.execute(f"CREATE EXTENSION {extension}")
+            sql.execute(f"CREATE EXTENSION {extension}".encode())
         sql.execute(
             "CREATE TABLE k (word citext, place ltree, n int, label citext, map hstore, path ltree, doc xml,"
             " PRIMARY KEY (place, word))"

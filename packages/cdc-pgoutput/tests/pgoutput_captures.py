@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,8 @@ def printed(major: int) -> list[dict[str, Any]]:
 
 
 def registry(major: int) -> TypeRegistry:
-    return TypeRegistry(
-        TypeInfo(**{**row, "kind": TypeKind(row["kind"])}) for row in _document(major)["types"]
-    )
+    rows: list[dict[str, Any]] = _document(major)["types"]
+    return TypeRegistry(replace(TypeInfo(**row), kind=TypeKind(row["kind"])) for row in rows)
 
 
 def decoder(name: str) -> Decoder:

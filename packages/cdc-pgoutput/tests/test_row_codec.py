@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -38,10 +39,6 @@ def _with_zone(text: str) -> str:
     if "infinity" in text:
         return text
     return f"{text[:-3]}+00 BC" if text.endswith(" BC") else f"{text}+00"
-
-
-def _float(number: float) -> str:
-    return "NaN" if number != number else repr(number).replace("inf", "Infinity").removesuffix(".0")
 
 
 def _numeric(number: Decimal) -> str:
@@ -204,7 +201,7 @@ CUTS = [
 ]
 
 
-def functions(codec: RowCodec) -> list[Any]:
+def functions(codec: RowCodec) -> list[Callable[[bytes], Any]]:
     return [
         codec.insert,
         codec.update,

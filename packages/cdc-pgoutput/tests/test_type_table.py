@@ -7,9 +7,11 @@ import pgoutput_captures as captures
 import pytest
 from pgoutput_cases import ALL
 
-from cdc_pgoutput import DecodeError, Insert
+from cdc_pgoutput import DecodeError, Insert, Row
 
-VALUES = [(major, row["case"], row["text"]) for major in captures.MAJORS for row in captures.printed(major)]
+VALUES: list[tuple[int, int, str | None]] = [
+    (major, row["case"], row["text"]) for major in captures.MAJORS for row in captures.printed(major)
+]
 IDS = [f"{major}-{ALL[index].name}" for major, index, _ in VALUES]
 
 # their binary form is not read: it must be refused, never guessed
@@ -43,6 +45,10 @@ def binary_rows() -> dict[tuple[int, int], Insert]:
     }
 
 
+def payload_of(row: Row) -> bytes:
+    return row._payload  # pyright: ignore[reportPrivateUsage]
+
+
 def exactly(value: Any) -> str:
     """Tells -0.0 from 0 and 1 from 1.0, which `==` does not."""
     return json.dumps(value, sort_keys=True)
@@ -61,7 +67,7 @@ def test_a_value_arrives_as_the_text_that_postgresql_prints(
     major: int, index: int, text: str | None, text_rows: dict[tuple[int, int], Insert]
 ) -> None:
     row = text_rows[major, index].new
-    raw = row._payload[8:]
+    raw = payload_of(row)[8:]
     assert raw == (b"n" if text is None else b"t" + len(text.encode()).to_bytes(4) + text.encode())
 
 
@@ -74,7 +80,7 @@ def test_the_binary_form_gives_the_same_json_and_python_value_or_is_refused(
     binary_rows: dict[tuple[int, int], Insert],
 ) -> None:
     row = binary_rows[major, index].new
-    if ALL[index].type in TEXT_ONLY and row._payload[8:9] == b"b":
+    if ALL[index].type in TEXT_ONLY and payload_of(row)[8:9] == b"b":
         with pytest.raises(DecodeError, match="is not read") as caught:
             row.to_json()
         assert caught.value.remedy

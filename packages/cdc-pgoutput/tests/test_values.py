@@ -8,7 +8,7 @@ from decimal import Decimal
 from ipaddress import ip_address
 from struct import pack
 from time import process_time
-from typing import Any
+from typing import Any, TypeGuard
 from uuid import UUID
 
 import pgoutput_bytes as wire
@@ -32,8 +32,6 @@ def python(oid: int, text: str, modifier: int = -1) -> object:
 def encoded(oid: int, value: wire.Field, modifier: int = -1) -> Any:
     return json.loads(row_of(oid, value, modifier=modifier).to_json())["c0"]
 
-
-UTC = UTC
 
 PYTHON: list[tuple[int, str, object]] = [
     (16, "t", True),
@@ -131,13 +129,17 @@ def test_an_unchanged_value_has_the_placeholder_of_its_type(name: str, oid: int,
 ELEMENTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=5)
 
 
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
 def array_text(value: list[Any]) -> str:
     """As array_out of PostgreSQL writes it: quotes only where they are needed."""
     parts: list[str] = []
     for item in value:
         if item is None:
             parts.append("NULL")
-        elif isinstance(item, list):
+        elif is_list(item):
             parts.append(array_text(item))
         elif item == "" or item.upper() == "NULL" or any(mark in item for mark in '"\\{}, \t\n\r\v\f'):
             escaped = item.replace("\\", "\\\\").replace('"', '\\"')
@@ -173,9 +175,9 @@ NOT_ARRAYS = [
     '{"1}',
     "{1}{2}",
     "[1]={1}",
+    *("{1}x", "{1{2}}", "{{1}2}", '{"1"2}', "{\\1}", "[1:1]", "{1},{2}", "{{},}"),
+    "{" * 7 + "1" + "}" * 7,
 ]
-NOT_ARRAYS += ["[1]={1}", "{1}x", "{1{2}}", "{{1}2}", '{"1"2}', "{\\1}", "[1:1]", "{1},{2}", "{{},}"]
-NOT_ARRAYS += ["{" * 7 + "1" + "}" * 7]
 
 
 @pytest.mark.parametrize("text", NOT_ARRAYS)
@@ -270,8 +272,6 @@ BINARY_OIDS = [
     869,
     1000,
     1007,
-]
-BINARY_OIDS += [
     1082,
     1083,
     1114,
@@ -288,8 +288,8 @@ BINARY_OIDS += [
     3904,
     3910,
     5069,
+    *(HSTORE, LTREE, CITEXT),
 ]
-BINARY_OIDS += [HSTORE, LTREE, CITEXT]
 
 
 @settings(deadline=None)

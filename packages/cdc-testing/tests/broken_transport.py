@@ -145,11 +145,10 @@ class StreamsAround:
 class BrokenHarness:
     """The in-memory harness whose transports have the defect."""
 
-    patience_seconds = 0.5
     quiet_seconds = 0.02
 
-    def __init__(self, inner: MemoryHarness, defect: Defect) -> None:
-        self.inner, self.defect = inner, defect
+    def __init__(self, inner: MemoryHarness, defect: Defect, patience_seconds: float = 0.5) -> None:
+        self.inner, self.defect, self.patience_seconds = inner, defect, patience_seconds
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -159,4 +158,5 @@ class BrokenHarness:
 
     @asynccontextmanager
     async def another(self) -> AsyncGenerator[Any, None]:
-        yield BrokenHarness(MemoryHarness(Granularity.EVENT, name="other"), self.defect)
+        other = MemoryHarness(Granularity.EVENT, name="other")
+        yield BrokenHarness(other, self.defect, self.patience_seconds)

@@ -182,21 +182,29 @@ DEFECTS: dict[type[Defect], set[str]] = {
 @pytest.mark.parametrize("defect_type", DEFECTS, ids=lambda defect_type: defect_type.__name__)
 async def test_a_defect_fails_its_own_checks_and_no_others(defect_type: type[Defect]) -> None:
     failed: set[str] = set()
-
-    async def run(check: Check) -> None:
-        defect = defect_type()
-        harness = cast("Harness", BrokenHarness(defect.harness(), defect))
-        if not is_promised(check, harness.transport().traits):
-            return
-        try:
-            await check(harness)
-        except Exception:  # noqa: BLE001 - whatever stops a check has failed it
-            failed.add(name_of(check))
-
     async with anyio.create_task_group() as tasks:  # each check has a source of its own
         for check in PROMISES:
-            tasks.start_soon(run, check)
+            tasks.start_soon(note_failure, check, defect_type, 0.5, failed)
+    # On a busy machine half a second of patience may be too little: who fails unexpectedly is asked again, alone.
+    for check in PROMISES:
+        if name_of(check) in failed - DEFECTS[defect_type]:
+            failed.remove(name_of(check))
+            await note_failure(check, defect_type, 5.0, failed)
     assert failed == DEFECTS[defect_type]
+
+
+async def note_failure(
+    check: Check, defect_type: type[Defect], patience_seconds: float, failed: set[str]
+) -> None:
+    """Run a check on a transport with the defect, where its traits promise it; note whether it failed."""
+    defect = defect_type()
+    harness = cast("Harness", BrokenHarness(defect.harness(), defect, patience_seconds))
+    if not is_promised(check, harness.transport().traits):
+        return
+    try:
+        await check(harness)
+    except Exception:  # noqa: BLE001 - whatever stops a check has failed it
+        failed.add(name_of(check))
 
 
 def test_every_check_is_failed_by_some_defect() -> None:

@@ -99,7 +99,7 @@ class PostgresHarness:
             "SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = $1",
             [self.slot_name],
         )
-        confirmed = int((row and row[0]) or 0)
+        confirmed = int((row[0] if row else None) or 0)
         return sum(count for before_commit, count in self._written if confirmed > before_commit)
 
     async def objects(self) -> frozenset[str]:
@@ -133,9 +133,8 @@ class PostgresHarness:
 
     async def _until_free(self) -> None:
         with anyio.fail_after(self.patience_seconds):
-            while await self._sql.fetch_one(
-                "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND active", [self.slot_name]
-            ):
+            sql = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND active"
+            while await self._sql.fetch_one(sql, [self.slot_name]):  # noqa: ASYNC110 - an event of the server
                 await anyio.sleep(0.005)
 
 

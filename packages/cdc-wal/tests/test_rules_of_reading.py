@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import anyio
 import anyio.to_thread
@@ -229,7 +230,7 @@ async def test_rule_6_a_transaction_larger_than_the_buffer_stays_within_it(
     await sql.simple("INSERT INTO t SELECT g, repeat('x', 200) FROM generate_series(1, 20000) g")
     async with reading(bounded) as reader:
         await reader.next_stream()
-        session = reader.stream._session  # type: ignore[attr-defined]
+        session = cast("Any", reader.stream)._session
 
         async def it_paused() -> bool:
             return bool(session._paused)
@@ -404,6 +405,79 @@ async def test_rule_13_a_poison_row_under_for_all_tables_makes_one_dead_letter_a
         assert {event.key for event in seen} == {b'{"id":2}', b'{"id":3}'}
     rows = await sql.fetch("SELECT key FROM cdc.dead_letters")
     assert len(rows) == 1
+
+
+async def test_rule_13_our_own_rows_make_no_event_but_count_in_the_ordinals(
+    sql: Connection, config: WalConfig
+) -> None:
+    await sql.simple(TABLE)
+    await provisioned(config)
+    await sql.simple("CREATE TABLE cdc.mine (id int PRIMARY KEY)")
+    await sql.simple("BEGIN; INSERT INTO t VALUES (1, 'a'); INSERT INTO cdc.mine VALUES (1), (2)")
+    await sql.simple("INSERT INTO t VALUES (2, 'b'); COMMIT")
+    async with reading(config) as reader:
+        events = await reader.take(2)
+    assert [change_identity(event).ordinal for event in events] == [0, 3]
+
+
+async def test_rule_2_after_a_crash_of_the_server_nothing_confirmed_comes_again_to_the_same_reader(
+    sql: Connection, config: WalConfig, postgres_database: PostgresDatabase
+) -> None:
+    """The server keeps a slot's LSN lazily: after a crash its own one stands before what was confirmed."""
+    await sql.simple(TABLE)
+    transport = await provisioned(config)
+    keys_seen: list[bytes | None] = []
+
+    async def handle(events: Sequence[Event]) -> None:
+        keys_seen.extend(event.key for event in events)
+
+    async with Pipeline(name="p", transport=transport, handler=handle).running():
+        await sql.simple("INSERT INTO t SELECT g, 'x' FROM generate_series(1, 20) g")
+        (row,) = await sql.fetch("SELECT (pg_current_wal_lsn() - '0/0')::bigint")
+
+        async def all_is_confirmed() -> bool:
+            return await confirmed_lsn(sql, config.slot_name) >= int(row[0] or 0)
+
+        await eventually(all_is_confirmed, why="twenty rows are confirmed")
+        await postgres_database.server.restart_async("immediate")
+        async with open_connection(config.dsn) as after:
+            await after.simple("INSERT INTO public.t VALUES (21, 'after')")
+
+        async def the_next_came() -> bool:
+            return b'{"id":21}' in keys_seen
+
+        await eventually(the_next_came, why="the reader comes back")
+    assert keys_seen == [b'{"id":%d}' % number for number in range(1, 22)]
+
+
+async def test_rule_17_a_worker_that_cannot_be_cancelled_never_has_a_second_one_beside_it(
+    sql: Connection, config: WalConfig
+) -> None:
+    await sql.simple(TABLE)
+    transport = await provisioned(config)
+    await sql.simple("INSERT INTO t VALUES (1, 'slow')")
+    at_work = most_at_work = calls = 0
+    started, second = anyio.Event(), anyio.Event()
+
+    async def handle(events: Sequence[Event]) -> None:
+        nonlocal at_work, most_at_work, calls
+        calls, at_work = calls + 1, at_work + 1
+        most_at_work = max(most_at_work, at_work)
+        try:
+            if calls > 1:
+                second.set()
+                return
+            started.set()
+            await anyio.to_thread.run_sync(_busy_thread, 3.0)
+        finally:
+            at_work -= 1
+
+    async with Pipeline(name="p", transport=transport, handler=handle).running():
+        with anyio.fail_after(20):
+            await started.wait()
+            await sql.fetch(f"SELECT pg_terminate_backend({await _active_pid(sql, config)})")
+            await second.wait()
+    assert most_at_work == 1
 
 
 async def test_rule_17_acknowledged_out_of_order_only_the_done_prefix_is_confirmed(

@@ -7,13 +7,14 @@ import re
 from dataclasses import dataclass
 
 import pytest
+from wal_database import Database
+from wal_reading import provisioned, reading
+
 from cdc_core import Operation, PlanRefused, provision
 from cdc_wal import PostgresTransport, WalConfig
 from cdc_wal._connection import Connection
 from cdc_wal._errors import StatementFailed
 from cdc_wal._provisioner import open_provisioner
-from wal_database import Database
-from wal_reading import provisioned, reading
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +34,7 @@ KINDS = {
     "deferrable_key": Kind(sql="(id int PRIMARY KEY DEFERRABLE, n int)"),
     "identity_nothing": Kind(sql="(id int PRIMARY KEY, n int); ALTER TABLE {} REPLICA IDENTITY NOTHING"),
     "identity_full": Kind(sql="(id int, n int); ALTER TABLE {} REPLICA IDENTITY FULL"),
-    "identity_full_without_equality": Kind(sql="(id int, n int, j json, p point); ALTER TABLE {} REPLICA IDENTITY FULL"),
+    "identity_full_without_equality": Kind(sql="(id int, n int, j json); ALTER TABLE {} REPLICA IDENTITY FULL"),
     "identity_index": Kind(
         sql="(id int NOT NULL, n int); CREATE UNIQUE INDEX of_index ON {} (id);"
         " ALTER TABLE {} REPLICA IDENTITY USING INDEX of_index"
@@ -143,7 +144,7 @@ async def test_rule_5_an_insert_only_publication_under_nothing_delivers_inserts_
         "ALTER TABLE public.log ALTER big SET STORAGE EXTERNAL"
     )
     everything = any_database.config(tables=("public.log",), publication_name="everything")
-    with pytest.raises(PlanRefused, match="public.log"):
+    with pytest.raises(PlanRefused, match=r"public\.log"):
         await provision(PostgresTransport(everything))
     config = any_database.config(tables=("public.log",), operations=("insert", "truncate"))
     await provisioned(config)

@@ -49,8 +49,7 @@ def note(event: Event) -> Change[Note]:
 
 
 def wire(event: Event, side: str = "after") -> Mapping[str, object]:
-    row = json.loads(event.value or b"")[side]
-    assert isinstance(row, dict)
+    row: Mapping[str, object] = json.loads(event.value or b"")[side]
     return row
 
 

@@ -5,19 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from type_table import (
-    SETUP,
-    Family,
-    comparable,
-    exactly,
-    families,
-    key_families,
-    literal,
-    server_prints,
-    server_reads,
-)
+from type_literals import comparable, literal, server_prints, server_reads
+from type_table import SETUP, Family, exactly, families, key_families
 from wal_database import Database
 from wal_reading import provisioned, reading
 
@@ -34,15 +26,13 @@ def config_of(database: Database) -> WalConfig:
     )
 
 
-def envelope(event: Event) -> Mapping[str, object]:
-    assert event.value is not None
-    decoded: Mapping[str, object] = json.loads(event.value)
+def envelope(event: Event) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(event.value or b"")
     return decoded
 
 
 def row_of(event: Event, side: str) -> Mapping[str, object]:
-    row = envelope(event)[side]
-    assert isinstance(row, dict)
+    row: Mapping[str, object] = envelope(event)[side]
     return row
 
 
@@ -83,7 +73,7 @@ async def differences_by_the_server(
         None if (value := row[column]) is None else literal(case.type, value)
         for case, column in zip(family.cases, family.columns, strict=True)
     ]
-    read = (await sql.fetch(server_reads(family.cases, family.columns), texts))[0]
+    read = (await sql.fetch(server_reads(family.cases), texts))[0]
     return {
         f"{case.type} {case.sql[:40]}": (found, due)
         for case, found, due in zip(family.cases, read, printed, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self, final
 
@@ -71,7 +71,7 @@ async def provisioned(config: WalConfig) -> PostgresTransport:
 
 
 @asynccontextmanager
-async def reading(config: WalConfig) -> AsyncIterator[Reading]:
+async def reading(config: WalConfig) -> AsyncGenerator[Reading]:
     async with Reading(SlotSource(config)) as opened:
         yield opened
 

@@ -48,6 +48,7 @@ from ._handlers import Handler as Handler
 from ._handlers import MessagePrefix as MessagePrefix
 from ._handlers import SplitsRuns as SplitsRuns
 from ._handlers import Table as Table
+from ._handlers import Target as Target
 from ._handlers import UnhandledEvent as UnhandledEvent
 from ._handlers import dispatch as dispatch
 from ._handlers import ignore as ignore

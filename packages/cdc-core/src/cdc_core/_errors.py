@@ -31,7 +31,7 @@ class CdcError(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.where = dict(where or {})
+        self.where: dict[str, object] = dict(where or {})
         self.remedy = remedy
         if retryable is not None:
             self.retryable = retryable

@@ -34,8 +34,8 @@ class Pipeline:
       per key is kept, and truncates and messages are handled alone.
     - `drain_timeout_seconds`: how long handlers may finish what they have in hand when the pipeline stops.
     - `retry`: what a failure means, and how it is retried.
-    - `poisoned_keys`: whether later events of a key whose event was set aside `proceed`, or are `park`ed behind it
-      in the dead letters, in order, until no letter of that key is left.
+    - `poisoned_keys`: what becomes of later events of a key whose event was set aside: they `proceed`, or they
+      `park` behind it in the dead letters, in order, until no letter of that key is left.
     - `monitor_interval_seconds`: how often, and for how long at most, the transport's monitor is asked.
     - `stalled_after_seconds`: events that wait so long without any being acknowledged make the health bad.
     - `blocked_loop_warning_seconds`: a handler that blocks the event loop for so long is warned about.

@@ -46,11 +46,11 @@ class PipelineRun:
         self._scope = anyio.CancelScope()
         self._intake = anyio.CancelScope()
         self._progress: set[PartitionProgress] = set()
-        self.body = anyio.CancelScope()
-        self.ended = anyio.Event()
+        self.body: anyio.CancelScope = anyio.CancelScope()
+        self.ended: anyio.Event = anyio.Event()
         self.failure: BaseException | None = None
-        self.tally = Tally()
-        self.sampler = MonitorSampler(
+        self.tally: Tally = Tally()
+        self.sampler: MonitorSampler = MonitorSampler(
             pipeline.transport.monitor,
             interval_seconds=pipeline.monitor_interval_seconds,
             sleep=pipeline.sleep,

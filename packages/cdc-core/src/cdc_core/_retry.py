@@ -80,7 +80,7 @@ class Backoff:
     def __init__(self, policy: RetryPolicy, *, random_number: Callable[[], float] = random.random) -> None:
         self._policy = policy
         self._random_number = random_number
-        self.failures = 0
+        self.failures: int = 0
 
     def next_delay_seconds(self) -> float:
         """Count a failure, and return how long to wait before the next attempt."""

@@ -73,7 +73,7 @@ class WorkerScope:
 
     def __init__(self) -> None:
         self._scope = anyio.CancelScope()
-        self.finished = anyio.Event()
+        self.finished: anyio.Event = anyio.Event()
         self._entered = False
 
     @property

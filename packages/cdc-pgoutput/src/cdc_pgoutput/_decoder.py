@@ -70,7 +70,7 @@ class Decoder:
         if protocol_version not in (1, 2, 3, 4):
             raise ValueError(f"protocol_version is 1, 2, 3 or 4, not {protocol_version}")
         self.protocol_version = protocol_version
-        self.types = TypeRegistry() if types is None else types
+        self.types: TypeRegistry = TypeRegistry() if types is None else types
         self._shapes: dict[int, Shape] = {}
         self._stream_xid: int | None = None
 

@@ -136,6 +136,8 @@ class Type:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Insert:
+    """A row was inserted."""
+
     relation: Relation
     new: Row
     xid: int | None = None
@@ -159,6 +161,8 @@ class Update:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delete:
+    """A row was deleted; `old.is_key_only` tells a key from a row."""
+
     relation: Relation
     old: Row
     xid: int | None = None
@@ -167,6 +171,8 @@ class Delete:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truncate:
+    """Tables were emptied by one statement: those of them that are published."""
+
     relations: tuple[Relation, ...]
     cascade: bool
     restart_identity: bool
@@ -205,6 +211,8 @@ class StreamStop:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamCommit:
+    """A transaction that was sent in stream blocks commits."""
+
     xid: int
     flags: int
     commit_lsn: Lsn
@@ -245,6 +253,8 @@ class BeginPrepare:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepare:
+    """End of a transaction that is prepared for a commit in two phases, and does not commit yet."""
+
     flags: int
     prepare_lsn: Lsn
     end_lsn: Lsn
@@ -256,6 +266,8 @@ class Prepare:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitPrepared:
+    """A transaction that was prepared commits."""
+
     flags: int
     commit_lsn: Lsn
     end_lsn: Lsn
@@ -267,6 +279,8 @@ class CommitPrepared:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackPrepared:
+    """A transaction that was prepared is rolled back."""
+
     flags: int
     prepare_end_lsn: Lsn
     rollback_end_lsn: Lsn

@@ -76,7 +76,7 @@ class RowCodec:
     def __init__(self, relation: Relation, types: TypeRegistry, key_columns: Sequence[str] = ()) -> None:
         """Raises: ValueError when a key column is not a column of the relation."""
         self.relation = relation
-        self.key_columns = tuple(key_columns)
+        self.key_columns: tuple[str, ...] = tuple(key_columns)
         self.value_codecs: tuple[ValueCodec, ...] = tuple(
             types.codec(column.type_oid, column.type_modifier) for column in relation.columns
         )
@@ -85,7 +85,7 @@ class RowCodec:
         if missing:
             raise ValueError(f"key columns {missing} are not in {relation.schema}.{relation.name}")
         self._key_positions = tuple(positions[name] for name in self.key_columns)
-        self.key_in_identity = bool(self._key_positions) and all(
+        self.key_in_identity: bool = bool(self._key_positions) and all(
             relation.columns[index].is_key for index in self._key_positions
         )
         """Whether an old tuple of kind K holds all key columns; if not, deletes and old keys have no key."""

@@ -19,7 +19,7 @@ class Shape:
     __slots__ = ("_codec", "_codecs", "_types", "_version", "relation")
 
     def __init__(self, relation: Relation, types: TypeRegistry) -> None:
-        self.relation = relation
+        self.relation: Relation = relation
         self._types = types
         self._version = -1
         self._codec: RowCodec | None = None

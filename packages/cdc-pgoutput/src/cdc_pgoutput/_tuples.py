@@ -113,7 +113,7 @@ class Row:
         self._fields = fields
         self._end = end
         self._old = old
-        self.is_key_only = is_key_only
+        self.is_key_only: bool = is_key_only
 
     @property
     def relation(self) -> Relation:

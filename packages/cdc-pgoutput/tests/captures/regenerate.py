@@ -102,7 +102,7 @@ def record_values(connection: psycopg.Connection, database: str, major: int) -> 
             "SELECT 1 FROM pg_available_extensions WHERE name = %s", [extension]
         ).fetchone()
         if row:
-            connection.execute(f"CREATE EXTENSION {extension}")
+            connection.execute(f"CREATE EXTENSION {extension}".encode())
             available.add(extension)
     chosen = [
         (index, case)
@@ -110,12 +110,12 @@ def record_values(connection: psycopg.Connection, database: str, major: int) -> 
         if case.since <= major and case.needs in available
     ]
     for index, case in chosen:
-        connection.execute(f"CREATE TABLE v{index} (v {case.type})")
+        connection.execute(f"CREATE TABLE v{index} (v {case.type})".encode())
     connection.execute("CREATE PUBLICATION p FOR ALL TABLES")
     make_slots(connection, "t", "b", two_phase=False)
     printed: list[dict[str, object]] = []
     for index, case in chosen:
-        connection.execute(f"INSERT INTO v{index} SELECT ({case.sql})::{case.type}")
+        connection.execute(f"INSERT INTO v{index} SELECT ({case.sql})::{case.type}".encode())
         result = connection.pgconn.exec_(f"SELECT v FROM v{index}".encode())
         value = result.get_value(0, 0)
         printed.append({"case": index, "text": None if value is None else value.decode()})
@@ -133,7 +133,11 @@ def record_changes(connection: psycopg.Connection, database: str, major: int) ->
     connection.execute(CHANGES)
     make_slots(connection, "one", "two", two_phase=False)
     make_slots(connection, "three", two_phase=True)
-    slots = {"one": ("1", {}), "two": ("2", {"streaming": "on"}), "three": ("3", {"streaming": "on"})}
+    slots: dict[str, tuple[str, dict[str, str]]] = {
+        "one": ("1", {}),
+        "two": ("2", {"streaming": "on"}),
+        "three": ("3", {"streaming": "on"}),
+    }
     if major >= 16:
         make_slots(connection, "four", two_phase=True)
         slots["four"] = ("4", {"streaming": "parallel"})
@@ -155,7 +159,7 @@ def record_changes(connection: psycopg.Connection, database: str, major: int) ->
         run(connection, statements)
     for statements in PREPARED_STEPS:
         if statements[0].startswith(("COMMIT", "ROLLBACK")):
-            connection.execute(statements[0])
+            connection.execute(statements[0].encode())
         else:
             run(connection, statements)
     for name, (version, options) in slots.items():
@@ -172,7 +176,7 @@ def run(connection: psycopg.Connection, statements: list[str]) -> None:
     ends = ("ROLLBACK", "PREPARE")
     connection.execute("BEGIN")
     for statement in statements:
-        connection.execute(statement)
+        connection.execute(statement.encode())
     if not statements[-1].startswith(ends):
         connection.execute("COMMIT")
 

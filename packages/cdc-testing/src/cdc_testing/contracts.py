@@ -12,7 +12,7 @@ from .checks import Harness as Harness
 class TransportContract:
     """Every promise of the protocols as one test, on asyncio and on trio.
 
-    A subclass has a fixture `harness` that returns a fresh `Harness` for each test:
+    A subclass has a fixture `harness` that returns a fresh `Harness` for each test::
 
         class TestRedis(TransportContract):
             @pytest.fixture

@@ -19,14 +19,14 @@ USERS_OWN = "a table of the user's"
 class MemoryHarness:
     """One source with three partitions."""
 
-    patience_seconds = 1.0
-    quiet_seconds = 0.02
-    max_batch = (5, 4096)
+    patience_seconds: float = 5.0  # only a failure costs it
+    quiet_seconds: float = 0.02
+    max_batch: tuple[int, int] = (5, 4096)
     secrets: Sequence[str] = ("correct-horse",)
 
     def __init__(self, granularity: Granularity, *, name: str = "memory") -> None:
         events, size = self.max_batch
-        self.root = MemoryTransport(
+        self.root: MemoryTransport = MemoryTransport(
             name=name,
             partitions=3,
             granularity=granularity,

@@ -146,7 +146,9 @@ def _letter_of(failed: FailedEvent, letter_id: str) -> DeadLetter:
     )
 
 
-def _place(letter: DeadLetter) -> tuple[int, int]:
+def _place(letter: DeadLetter) -> tuple[bool, int, int]:
+    """Order by delivery; what came from elsewhere goes last, in the order in which it was routed."""
     position = letter.event.position
-    assert isinstance(position, MemoryPosition)
-    return (position.partition, position.offset)
+    if isinstance(position, MemoryPosition):
+        return (False, position.partition, position.offset)
+    return (True, 0, 0)

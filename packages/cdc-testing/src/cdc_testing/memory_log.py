@@ -66,7 +66,7 @@ class MemoryLog:
         self.partition: Final = Partition(source, str(number))
         self.lane: Final = Lane(f"{source}/{number}")
         self.records: Final[list[Record]] = []
-        self.committed = 0
+        self.committed: int = 0
         self.fence = 0
         self.owner: MemoryStream | None = None
 

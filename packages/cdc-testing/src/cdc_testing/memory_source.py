@@ -48,7 +48,7 @@ class Process:
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
-        self.alive = True
+        self.alive: bool = True
         self.memberships: Final[list[Membership]] = []
         self.died: Final = Signal()
 
@@ -101,7 +101,9 @@ class Membership:
     def __init__(
         self, store: MemoryStore, limits: Limits, process: Process, drain_timeout_seconds: float
     ) -> None:
-        self.store, self.limits, self.process = store, limits, process
+        self.store: MemoryStore = store
+        self.limits: Limits = limits
+        self.process: Process = process
         self._drain_timeout_seconds = drain_timeout_seconds
         self._assigned: deque[MemoryStream] = deque()
         self._streams: list[MemoryStream] = []

@@ -25,7 +25,7 @@ class MemoryStream:
     def __init__(self, log: MemoryLog, membership: Membership) -> None:
         self.membership: Final = membership
         self.scope: Final = WorkerScope()
-        self.stale_acks = 0
+        self.stale_acks: int = 0
         self._log = log
         self._fence = log.fence
         self._cursor = log.committed

@@ -44,6 +44,7 @@ class PostgresDatabase:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--cdc-postgres-version`; pytest calls this."""
     group = parser.getgroup("cdc", "change data capture test servers")
     group.addoption(
         "--cdc-postgres-version",

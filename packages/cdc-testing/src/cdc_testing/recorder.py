@@ -20,7 +20,7 @@ class Recorder:
     def __init__(self, clock: Callable[[], float], *, keep: int = 200) -> None:
         self._clock = clock
         self._entries: Final[deque[str]] = deque(maxlen=keep)
-        self.recorded = 0
+        self.recorded: int = 0
 
     def record(self, what: str, **fields: object) -> None:
         """Note that something happened."""

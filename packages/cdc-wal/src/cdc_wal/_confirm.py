@@ -68,9 +68,11 @@ class ConfirmTracker:
     def commit(self, end_lsn: Lsn) -> None:
         """A transaction's Commit came: all its events are numbered."""
         self._in_transaction = False
-        self._received_lsn = max(self._received_lsn, end_lsn)
+        if end_lsn > self._received_lsn:
+            self._received_lsn = end_lsn
         self._acks.boundary(end_lsn)
-        self._settle()
+        if self._acks.in_flight == 0:  # otherwise this boundary is not committable yet, and nothing is idle
+            self._settle()
 
     def wal_end(self, lsn: Lsn) -> None:
         """A keepalive told the server's WAL end, behind everything that it has sent."""

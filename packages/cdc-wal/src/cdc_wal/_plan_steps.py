@@ -254,6 +254,12 @@ def _not_publishable(
             "; ".join(f"ALTER TABLE {quote_table(table)} OWNER TO {role}" for table in foreign)
             + ", or provision as the owner",
         )
+    if hidden := sorted({t.chosen.schema for t in tables if not t.reachable}):
+        role = quote_identifier(facts.role)
+        return (
+            f"{facts.role} may not use the schema {', '.join(hidden)}",
+            "; ".join(f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO {role}" for schema in hidden),
+        )
     return None
 
 

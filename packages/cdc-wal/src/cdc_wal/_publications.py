@@ -47,7 +47,8 @@ class PublishableTable:
     - `chosen`: the table it was chosen by: itself, or the partitioned one above it.
     - `has_identity`: whether the server can say which row an update or delete is about.
     - `has_generated_identity`: whether it would say so by a generated column, which is not sent and so refused.
-    - `owned`: whether our role owns it, as publishing it needs.
+    - `owned`: whether our role owns it, as publishing it needs; `reachable`: whether it may use its schema, as naming
+      it needs.
     """
 
     chosen: TableId
@@ -55,6 +56,7 @@ class PublishableTable:
     has_identity: bool
     has_generated_identity: bool
     owned: bool
+    reachable: bool
 
 
 async def inspect_publication(connection: Connection, name: str) -> PublicationState | None:
@@ -99,8 +101,9 @@ async def publishable_tables(connection: Connection, config: WalConfig) -> list[
             # PostgreSQL 18 refuses what earlier ones let pass, see pub_contains_invalid_column() in publicationcmds.c.
             has_generated_identity=generated == "t" and connection.server_version >= 180000,
             owned=owned == "t",
+            reachable=reachable == "t",
         )
-        for root_schema, root_name, schema, name, identity, generated, owned in rows
+        for root_schema, root_name, schema, name, identity, generated, owned, reachable in rows
     ]
 
 
@@ -172,7 +175,8 @@ def identity_fault(
     if generated and not sends_generated:
         names = ", ".join(map(str, generated))
         reasons.append(
-            f"with a generated column in the replica identity the server would refuse every UPDATE and DELETE of {names}"
+            "with a generated column in the replica identity the server would refuse every UPDATE and DELETE of"
+            f" {names}"
         )
         remedies += [
             f"ALTER TABLE {quote_table(table)} REPLICA IDENTITY USING INDEX name (a unique index of columns that are"
@@ -234,7 +238,7 @@ SELECT root_schema, root_name, n.nspname, c.relname,
            AND (c.relreplident = 'f' OR EXISTS (
                SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
                AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END))),
-       pg_has_role(o.relowner, 'USAGE')
+       pg_has_role(o.relowner, 'USAGE'), has_schema_privilege(o.relnamespace, 'USAGE')
 FROM root
 JOIN pg_class o ON o.oid = root.oid
 JOIN LATERAL (

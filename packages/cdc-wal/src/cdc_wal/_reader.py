@@ -41,7 +41,7 @@ class WalReader:
         drain_timeout_seconds: float = 20.0,
     ) -> None:
         self.config = config
-        self.name = name or config.slot_name
+        self.name: str = name or config.slot_name
         self.to = to
         self.password = password
         self.on_schema_change = on_schema_change

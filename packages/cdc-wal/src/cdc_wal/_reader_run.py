@@ -21,7 +21,7 @@ from cdc_core import (
 from cdc_pgoutput import Lsn
 
 from ._dead_letters import open_error_router
-from ._flow import Flow, MakeOutgoing, SessionFence, mark_end
+from ._flow import Flow, SessionFence, mark_end, outgoing_event_maker
 from ._monitor import open_monitor
 from ._reconnect import Reconnects
 from ._session import Resume, SlotSession, open_session
@@ -40,11 +40,11 @@ class ReaderRun:
     """Runs a reader once; `main` keeps its failure, and cancels `body`, the scope of whoever runs beside it."""
 
     def __init__(self, reader: WalReader) -> None:
-        self.body = anyio.CancelScope()
-        self.ended = anyio.Event()
+        self.body: anyio.CancelScope = anyio.CancelScope()
+        self.ended: anyio.Event = anyio.Event()
         self.failure: CdcError | None = None
-        self.published = 0
-        self.rejected = 0
+        self.published: int = 0
+        self.rejected: int = 0
         self._reader = reader
         self._config = reader.config
         self._reconnects = Reconnects(reader.config)
@@ -115,7 +115,7 @@ class ReaderRun:
                 self._config,
                 password=password,
                 resume=self._resume,
-                make=MakeOutgoing,
+                make=outgoing_event_maker,
                 mark_end=mark_end,
                 on_schema_change=self._reader.on_schema_change,
             ) as session,

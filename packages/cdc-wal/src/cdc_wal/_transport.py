@@ -102,5 +102,5 @@ class PostgresTransport:
         )
 
 
-entry = TransportEntry(config=WalConfig, make=PostgresTransport)
+entry: TransportEntry[WalConfig] = TransportEntry(config=WalConfig, make=PostgresTransport)
 """What the entry point `postgres` of the group `cdc.transports` names."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
@@ -11,8 +11,9 @@ from rich.console import Console
 
 from cdc_core import CdcError, redact
 
+from .._demo.options import Backend, DemoFailed, DemoOptions, Fault
+
 if TYPE_CHECKING:
-    from .._demo.options import DemoOptions
     from .._demo.run import Result
 
 # One line for each paragraph: it is filled to the width of the terminal.
@@ -23,12 +24,33 @@ _PARAGRAPHS = (
     " read: it lands in the dead letters, and the stream goes on.",
     "At the end the database is asked: triggers wrote a ledger, in the transaction of each change, and it is compared"
     " with what was handled and what is in the dead letters, by key and checksum. The exit status is 0 only when"
-    " nothing was lost, nothing came out of order, and nothing that was rolled back was delivered.",
+    " nothing was lost, nothing came out of order, and nothing that was rolled back was delivered; 1 when the proof"
+    " fails, 2 when there is none.",
     "Ctrl-C stops the writers, lets everything arrive, and proves it; a second one abandons.",
     "`cdc demo --fault restart` restarts the server in the middle of it.",
     "`cdc demo --dsn postgresql://me@host/db` uses your own database (with wal_level=logical), and goes on with its"
     " slot when it is run again; `--drop` takes everything away.",
     "`cdc demo --seconds 10 --json | tail -n 1` is for scripts.",
+)
+_PROVED = (
+    "written",
+    "handled",
+    "dead_letters",
+    "lost",
+    "duplicates",
+    "reordered",
+    "resurrected",
+    "altered",
+)
+_MEASURED = (
+    "seconds",
+    "drain_seconds",
+    "rate",
+    "written_before",
+    "rolled_back",
+    "unanswered",
+    "fault_seconds",
+    "server_version",
 )
 HELP = "\n\n".join(_PARAGRAPHS)
 
@@ -48,14 +70,14 @@ def demo(
         bool, typer.Option("--drop", help="Take away what earlier runs made in the database of --dsn.")
     ] = False,
     fault: Annotated[
-        Literal["restart", "immediate", "terminate"] | None,
+        Fault | None,
         typer.Option(
             help="Half-way: restart the server, crash it, or end the reader's session (with --dsn only this).",
         ),
     ] = None,
     rate: Annotated[float, typer.Option(min=1, help="Rows a second that the writers aim at.")] = 300.0,
     writers: Annotated[int, typer.Option(min=1, max=16, help="Sessions that write at once.")] = 4,
-    backend: Annotated[Literal["asyncio", "trio"], typer.Option(help="The event loop.")] = "asyncio",
+    backend: Annotated[Backend, typer.Option(help="The event loop.")] = Backend.ASYNCIO,
     seed: Annotated[int | None, typer.Option(help="Of the writers' dice, for the same mix again.")] = None,
     json_only: Annotated[
         bool,
@@ -69,24 +91,24 @@ def demo(
     console = Console(stderr=True, force_terminal=False) if json_only else Console()
     if drop and dsn is None:
         raise typer.BadParameter("needs --dsn: an embedded server leaves nothing behind", param_hint="--drop")
-    options = _options(seconds=seconds, dsn=dsn, fault=fault, rate=rate, writers=writers, seed=seed)
+    options = DemoOptions(seconds=seconds, dsn=dsn, fault=fault, rate=rate, writers=writers, seed=seed)
+    _check_extra()
     from psycopg import Error as DatabaseError
 
     from cdc_testing.servers import ServerError
 
-    from .._demo.options import DemoFailed
     from .._demo.run import drop_demo, run_demo
 
     try:
         if drop:
-            anyio.run(drop_demo, options.dsn or "", console, backend=backend)
+            anyio.run(drop_demo, options.dsn or "", console, backend=backend.value)
             return
-        result = anyio.run(run_demo, options, console, backend=backend)
+        result = anyio.run(run_demo, options, console, backend=backend.value)
     except (CdcError, DemoFailed, ServerError, DatabaseError) as error:
         text = redact(f"{type(error).__name__}: {error}")
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         if json_only:
-            typer.echo(json.dumps(_figures(None, options, backend) | {"error": text}))
+            typer.echo(json.dumps(_figures(None, options, backend, text)))
         raise typer.Exit(2) from error
     if result.error:
         console.print(redact(result.error), style="red", markup=False, highlight=False, soft_wrap=True)
@@ -95,54 +117,32 @@ def demo(
     raise typer.Exit(0 if result.good else 1)
 
 
-def _options(
-    *, seconds: float, dsn: str | None, fault: str | None, rate: float, writers: int, seed: int | None
-) -> DemoOptions:
+def _check_extra() -> None:
     try:
         from .._demo import run as run
-        from .._demo.options import DemoOptions, Fault
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         typer.echo(
-            f"the demo needs more than is installed ({error.name}). Remedy: pip install 'cdc-platform[demo]'",
+            f"the demo needs more than is installed: {error.name}. Remedy: pip install 'cdc-platform[demo]'",
             err=True,
         )
         raise typer.Exit(2) from error
-    return DemoOptions(
-        seconds=seconds,
-        dsn=dsn,
-        fault=None if fault is None else Fault(fault),
-        rate=rate,
-        writers=writers,
-        seed=seed,
-    )
 
 
-def _figures(result: Result | None, options: DemoOptions, backend: str) -> dict[str, object]:
+def _figures(
+    result: Result | None, options: DemoOptions, backend: Backend, error: str = ""
+) -> dict[str, object]:
     """Return the figures of a run; what could not be measured is null, never 0."""
-    proof = None if result is None else result.proof
-    names = (
-        "written",
-        "handled",
-        "dead_letters",
-        "lost",
-        "duplicates",
-        "reordered",
-        "resurrected",
-        "altered",
-    )
-    figures: dict[str, object] = {name: getattr(proof, name, None) for name in names}
-    if result is not None:
-        written = None if proof is None else proof.written - result.written_before
-        figures |= {
-            "written_before": result.written_before,
-            "seconds": round(result.seconds, 3),
-            "drain_seconds": round(result.drain_seconds, 3),
-            "rate": None if written is None else round(written / max(result.seconds, 0.001), 1),
-            "unanswered_commits": result.unanswered,
-            "fault_seconds": None if result.fault_seconds is None else round(result.fault_seconds, 3),
-            "server_version": result.server_version,
-            "error": result.error or None,
-        }
-    else:
-        figures |= {"seconds": None}
-    return figures | {"fault": options.fault and options.fault.value, "backend": backend}
+    figures: dict[str, object] = {
+        name: getattr(result.proof if result is not None else None, name, None) for name in _PROVED
+    }
+    figures |= {name: getattr(result, name, None) for name in _MEASURED}
+    if result is not None and result.proof is not None:
+        figures["rate"] = (result.proof.written - result.written_before) / max(result.seconds, 0.001)
+    figures = {
+        name: round(value, 3) if isinstance(value, float) else value for name, value in figures.items()
+    }
+    return figures | {
+        "fault": options.fault,
+        "backend": backend,
+        "error": error or (result.error if result is not None else "") or None,
+    }

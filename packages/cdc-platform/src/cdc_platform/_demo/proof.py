@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, final
@@ -10,10 +11,10 @@ from .rows import Delivery
 from .session import Connection
 
 _STORE: Final = """
-INSERT INTO cdc_demo.outcomes (identity, outcome, table_name, key, op, version, checksum)
-SELECT identity, %s, table_name, key, op, version, checksum
-FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[])
-    WITH ORDINALITY AS new (identity, table_name, key, op, version, checksum, place)
+INSERT INTO cdc_demo.outcomes (identity, outcome, deliveries, table_name, key, op, version, checksum)
+SELECT identity, %s, deliveries, table_name, key, op, version, checksum
+FROM unnest(%s::text[], %s::integer[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[])
+    WITH ORDINALITY AS new (identity, deliveries, table_name, key, op, version, checksum, place)
 ORDER BY place
 """
 
@@ -113,18 +114,21 @@ def store(
     connection: Connection, deliveries: Sequence[Delivery], *, outcome: Literal["handled", "dead letter"]
 ) -> None:
     """Write down what became of deliveries, each once per identity; repeats are counted."""
-    # one INSERT cannot update a row twice: a repeat inside one batch would be an error
-    again = "DO UPDATE SET deliveries = outcomes.deliveries + 1" if outcome == "handled" else "DO NOTHING"
+    again = "DO UPDATE SET deliveries = outcomes.deliveries + excluded.deliveries"
+    # one INSERT cannot touch a row twice, so a repeat within the batch is counted before
+    counts = Counter(delivery.identity for delivery in deliveries)
+    first = list({delivery.identity: delivery for delivery in reversed(deliveries)}.values())[::-1]
     connection.execute(
-        f"{_STORE} ON CONFLICT (identity) {again}".encode(),
+        f"{_STORE} ON CONFLICT (identity) {again if outcome == 'handled' else 'DO NOTHING'}".encode(),
         [
             outcome,
-            [delivery.identity for delivery in deliveries],
-            [delivery.table for delivery in deliveries],
-            [delivery.key for delivery in deliveries],
-            [delivery.op for delivery in deliveries],
-            [delivery.version for delivery in deliveries],
-            [delivery.checksum for delivery in deliveries],
+            [delivery.identity for delivery in first],
+            [counts[delivery.identity] for delivery in first],
+            [delivery.table for delivery in first],
+            [delivery.key for delivery in first],
+            [delivery.op for delivery in first],
+            [delivery.version for delivery in first],
+            [delivery.checksum for delivery in first],
         ],
     )
 

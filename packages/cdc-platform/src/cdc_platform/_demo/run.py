@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, cast, final
 
 import anyio
 import psycopg
@@ -231,13 +231,20 @@ class _Run:
         """Wait until the server has it from the pipeline that all is done that was committed until now."""
         await until(self._is_confirmed, timeout_seconds=self._options.drain_seconds)
 
+    async def _read_mark(self) -> Mark:
+        """Return what had been committed when this was asked first."""
+        if self._mark is None:
+            mark = await self._session.call(read_mark)
+            self._mark = mark
+        return self._mark
+
     async def _is_confirmed(self) -> bool:
-        mark = self._mark = self._mark or await self._session.call(read_mark)
+        mark = await self._read_mark()
         return await self._session.call(lambda connection: _has_confirmed(connection, mark.lsn))
 
     async def _prove(self) -> Proof | None:
         try:
-            mark = self._mark or await self._session.call(read_mark)
+            mark = await self._read_mark()
             async with self._transport.dead_letters() as letters:
                 found = [letter async for letter in letters.list(pipeline=PIPELINE)]
             deliveries = [delivery_of(letter.event) for letter in found]
@@ -330,5 +337,5 @@ def _has_confirmed(connection: Connection, lsn: str) -> bool:
 def _first(error: Exception) -> Exception:
     """Return the one error that is reported: task groups may have wrapped it."""
     while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
+        error = cast("ExceptionGroup[Exception]", error).exceptions[0]
     return error

@@ -154,3 +154,11 @@ def drop_schema(connection: Connection) -> None:
     ).fetchone()
     if row is not None and row[0] == MARK:
         connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA}, {LETTERS_SCHEMA} CASCADE".encode())
+
+
+def discard_letters(connection: Connection) -> None:
+    """Empty the demo's dead letters, where there are any."""
+    table = f"{LETTERS_SCHEMA}.dead_letters"
+    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [table]).fetchone()
+    if row is not None and row[0]:
+        connection.execute(f"TRUNCATE {table}".encode())

@@ -11,6 +11,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar, final
 import anyio
 import anyio.to_thread
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 T = TypeVar("T")
@@ -28,7 +29,8 @@ _LIVENESS: Final[dict[str, int]] = {
 
 def connect(dsn: str, role: str) -> Connection:
     """Connect in autocommit mode; `role` names the session in `pg_stat_activity`."""
-    connection = psycopg.connect(dsn, autocommit=True, application_name=f"cdc demo {role}", **_LIVENESS)
+    conninfo = make_conninfo(dsn, application_name=f"cdc demo {role}", **_LIVENESS)
+    connection = psycopg.connect(conninfo, autocommit=True)
     try:
         # a database may be set to "off", and a commit that an answer was given for could then be lost in a crash
         connection.execute("SET synchronous_commit = on")

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections import deque
+from datetime import UTC, datetime
 from typing import Final, final
 
 import anyio
@@ -28,7 +29,7 @@ from .session import Session
 from .workload import Tally
 
 _SAMPLE_SECONDS: Final = 0.5
-_LETTERS_SHOWN: Final = 5
+_LETTERS_SHOWN: Final = 3
 
 
 @final
@@ -48,8 +49,10 @@ class Status:
         self.live: RunningPipeline | None = None
         self.confirmed_lsn: str | Unknown = UNKNOWN
         self.letters: deque[DeadLetter] = deque(maxlen=_LETTERS_SHOWN)
-        self.notes: deque[str] = deque(maxlen=6)
+        self.notes: list[str] = []
         self.started_at = time.monotonic()
+        self._opened_at = time.time()
+        self._letters_read = 0
 
     @property
     def elapsed_seconds(self) -> float:
@@ -79,13 +82,15 @@ class Status:
                 await anyio.sleep(_SAMPLE_SECONDS)
 
     async def _sample_letters(self, letters: DeadLetters) -> None:
-        known = {letter.id for letter in self.letters}
-        if self.dead_lettered == 0 or len(known) == self.dead_lettered:
+        count = self.dead_lettered
+        if count == self._letters_read:
             return
         with contextlib.suppress(CdcError):  # the database is away: they are shown when it is back
-            self.letters.extend(
-                [letter async for letter in letters.list(pipeline=PIPELINE) if letter.id not in known]
-            )
+            since = datetime.fromtimestamp(self._opened_at, UTC)
+            found = [letter async for letter in letters.list(pipeline=PIPELINE, since=since)]
+            self.letters.clear()
+            self.letters.extend(found)
+            self._letters_read = count
 
 
 async def read_confirmed_lsn(session: Session) -> str | Unknown:
@@ -103,7 +108,10 @@ async def read_confirmed_lsn(session: Session) -> str | Unknown:
 
 @final
 class NoteWarnings(logging.Handler):
-    """Shows the warnings of the libraries as notes: a live view and lines on a terminal do not go together."""
+    """Shows the warnings of the libraries as notes: a live view and lines on a terminal do not go together.
+
+    Those about a poison row are left out: it is shown as the dead letter that it becomes.
+    """
 
     def __init__(self, status: Status) -> None:
         super().__init__(logging.WARNING)
@@ -111,6 +119,8 @@ class NoteWarnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take note of a record."""
+        if getattr(record, "cause_type", "") == ValueError.__name__:
+            return
         fields = (str(getattr(record, name, "")) for name in ("error", "reason", "cause_type", "why"))
         details = ": ".join(field for field in fields if field)
         self._status.note(f"{record.getMessage()} {f'({details})' if details else ''}".rstrip()[:160])

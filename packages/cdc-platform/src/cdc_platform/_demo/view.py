@@ -24,6 +24,7 @@ from .status import Status
 
 _LIVE_SECONDS: Final = 0.25
 _LINE_SECONDS: Final = 2.0
+_NOTES_SHOWN: Final = 4
 _TABLES: Final = ("customers", "orders", "order_lines")
 _OPERATIONS: Final = {"c": "insert", "u": "update", "d": "delete"}
 
@@ -53,10 +54,9 @@ async def _show_lines(console: Console, status: Status) -> None:
     told = 0
     while True:
         await anyio.sleep(_LINE_SECONDS)
-        fresh = list(status.notes)[told:] if told < len(status.notes) else []
+        for note in status.notes[told:]:
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
         told = len(status.notes)
-        for note in fresh:
-            console.print(note, markup=False, highlight=False)
         console.print(_line(status), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -84,13 +84,13 @@ def _screen(status: Status) -> RenderableType:
         Text.assemble(("cdc demo", "bold"), f"  {status.place}"),
         bar,
         _columns(_changes(status), _figures(status)),
-        _recent(status),
     ]
     if status.letters:
         parts.append(letters_table(list(status.letters), title="Dead letters, the latest"))
-    parts += [Text(note, style="yellow") for note in status.notes]
-    parts.append(Text("Ctrl-C stops the writers, lets everything arrive, and proves it", style="dim"))
-    return Panel(Group(*parts), box=box.ROUNDED)
+    parts += [Text(note, style="yellow") for note in status.notes[-_NOTES_SHOWN:]]
+    parts.append(_recent(status))  # last: what a small terminal cuts off
+    hint = "Ctrl-C stops the writers, lets everything arrive, and proves it"
+    return Panel(Group(*parts), box=box.ROUNDED, title=hint)
 
 
 def _columns(*parts: RenderableType) -> RenderableType:

@@ -18,6 +18,7 @@ from ._acknowledgement import (
     check_only_the_contiguous_prefix_is_committed as check_only_the_contiguous_prefix_is_committed,
 )
 from ._consumer import Consumer as Consumer
+from ._consumer import Delivery as Delivery
 from ._consumer import consuming as consuming
 from ._delivery import check_an_unprovisioned_source_is_refused as check_an_unprovisioned_source_is_refused
 from ._delivery import check_batches_are_bounded_and_never_empty as check_batches_are_bounded_and_never_empty

@@ -46,7 +46,7 @@ class Consumer:
         self.ended: list[PartitionStream] = []
         self.left: list[PartitionStream] = []
         self.errors: list[CdcError] = []
-        self.source_left = anyio.Event()
+        self.source_left: anyio.Event = anyio.Event()
         self.before_iterating: Callable[[], Awaitable[None]] = _nothing
         self.in_hand: Callable[[PartitionStream, Sequence[Event]], Awaitable[None]] = _nothing_with
         self.before_leaving: Callable[[], Awaitable[None]] = _nothing

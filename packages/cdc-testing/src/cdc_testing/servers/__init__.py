@@ -1,3 +1,4 @@
+from ._accounts import Account as Account
 from ._errors import ServerError as ServerError
 from ._errors import ServerStartError as ServerStartError
 from ._errors import ServerTimeoutError as ServerTimeoutError

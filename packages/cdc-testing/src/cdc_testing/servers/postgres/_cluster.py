@@ -65,16 +65,16 @@ class Cluster:
 
     def __init__(self, build: Build, options: ClusterOptions) -> None:
         self._account = server_account()
-        self.build = executable_by(build, self._account)
+        self.build: Build = executable_by(build, self._account)
         self._options = options
         self._postmaster: subprocess.Popen[bytes] | None = None
-        self.port = 0
-        self.password = secrets.token_urlsafe(18) if options.auth == "scram-sha-256" else None
-        self.directory = _make_directory(self._account)
+        self.port: int = 0
+        self.password: str | None = secrets.token_urlsafe(18) if options.auth == "scram-sha-256" else None
+        self.directory: Path = _make_directory(self._account)
         self._data = self.directory / "data"
         self._log = self.directory / "server.log"
-        self.socket_directory = self.directory / "socket"
-        self.authority = self.directory / "ca.crt" if options.tls else None
+        self.socket_directory: Path = self.directory / "socket"
+        self.authority: Path | None = self.directory / "ca.crt" if options.tls else None
         with contextlib.ExitStack() as undo:
             undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self._guard = Guard()
