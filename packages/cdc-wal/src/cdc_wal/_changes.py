@@ -11,7 +11,7 @@ import json
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, Generic, Protocol, TypeVar, final
+from typing import Final, Generic, Protocol, TypeVar, cast, final
 
 from cdc_core import ChangeIdentity, Epoch, Operation, SourceError, TableId
 from cdc_pgoutput import Decoder, Lsn, Message, Origin, PgOutputError, Relation, Truncate
@@ -367,7 +367,7 @@ def _message_key(message: Message, member: str | None) -> bytes:
         with suppress(ValueError, RecursionError):
             content: object = json.loads(message.content, parse_constant=_refuse_constant)
             if isinstance(content, dict) and member in content:
-                return _json_bytes({member: content[member]})
+                return _json_bytes({member: cast("dict[str, object]", content)[member]})
     return _json_bytes({"prefix": message.prefix})
 
 
