@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, LiteralString, cast, final
+from typing import Any, Final, final
 
 import anyio
 import psycopg
@@ -49,7 +49,7 @@ class Bench:
 
     def execute(self, sql: str, *values: object) -> Any:
         """Run a statement; return the first column of its first row, None where it has no rows."""
-        cursor = self._admin.execute(cast("LiteralString", sql), values or None)
+        cursor = self._admin.execute(sql.encode(), values or None)
         row = cursor.fetchone() if cursor.description else None
         return row[0] if row else None
 

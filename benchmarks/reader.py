@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -101,7 +102,7 @@ def subjects(
         chosen = backends if subject != EACH else backends[:1] if stream.name == "narrow" else ()
         for backend in chosen:
             job = _job(bench, stream, slot_name, subject, backend, rows=rows, end_lsn=end_lsn)
-            runs[f"{label} ({backend})"] = lambda copy, job=job: _read(bench, job(copy), end_lsn)
+            runs[f"{label} ({backend})"] = partial(_read, bench, job, end_lsn=end_lsn)
     return runs
 
 
@@ -190,7 +191,8 @@ def _job(
     return make
 
 
-def _read(bench: Bench, job: Job, end_lsn: int) -> Outcome:
+def _read(bench: Bench, make_job: Callable[[str], Job], copy: str, *, end_lsn: int) -> Outcome:
+    job = make_job(copy)
     outcome = bench.client(job)
     if job.subject != RAW and (confirmed := bench.confirmed_lsn(job.slot_name)) < end_lsn:
         raise RuntimeError(f"{job.subject} read all rows, and confirmed {confirmed} of {end_lsn}")

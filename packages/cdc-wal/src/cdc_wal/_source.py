@@ -334,10 +334,10 @@ class _SlotOwner:
 
     def _make_events(self, epoch: Epoch) -> MakeEvent[Event]:
         self._connection += 1
-        return _slot_event_maker(epoch, self._connection)
+        return slot_event_maker(epoch, self._connection)
 
 
-def _slot_event_maker(epoch: Epoch, connection: int) -> MakeEvent[Event]:
+def slot_event_maker(epoch: Epoch, connection: int) -> MakeEvent[Event]:
     """Return what makes the events of one connection: a plain function, which costs 0.1 us less a row than a method."""
     lane = Lane(epoch.slot)
 
