@@ -24,7 +24,7 @@ ARROWS: dict[str, frozenset[str]] = {
 TRANSPORT_ARROWS = frozenset({"cdc_core"})
 KNOWS_EVERYBODY = "cdc_platform"
 STANDARD_LIBRARY_ONLY = frozenset({"cdc_pgoutput"})
-# Not the benchmarks: they time the parts that no user calls.
+# Programs that show what users may do. Benchmarks are not among them: they also measure parts by themselves.
 OUTSIDE = ("examples", "emulators", "tests-integration")
 
 

@@ -145,8 +145,8 @@ class ChangeBuilder(Generic[T]):
         end = f'}},"op":"c",{self._outer_times}'
         epoch, make, events, transaction = self._epoch, self._make, self.events, self._transaction
         relations, index = transaction.relations, start
-        # An insert's whole way stands in this loop, without a call but the codec's and the maker's: the same in methods
-        # took 1.1 us more per row (of 3.9). All other frames have methods.
+        # An insert's whole way stands in this loop, without a call but the codec's and the maker's: in methods, as all
+        # other frames, it took 0.4 us more (of 3.6 from frame to event, narrow rows).
         try:
             for index in range(start, len(frames)):
                 frame = frames[index]
