@@ -10,7 +10,7 @@ import re
 import struct
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -94,7 +94,7 @@ class Counting:
 
 
 @asynccontextmanager
-async def raw_stream(job: Job) -> AsyncIterator[ReplicationStream]:
+async def raw_stream(job: Job) -> AsyncGenerator[ReplicationStream]:
     """Stream the slot without any decoding."""
     async with open_connection(job.dsn, replication=True) as connection:
         stream = ReplicationStream(connection)
@@ -232,7 +232,7 @@ class NullTransport:
         return self._postgres.dead_letters()
 
     @asynccontextmanager
-    async def publisher(self, fence: Fence) -> AsyncIterator[WalPublisher]:
+    async def publisher(self, fence: Fence) -> AsyncGenerator[WalPublisher]:
         yield NullPublisher(self._counting)
 
 

@@ -15,7 +15,7 @@ from cdc_pgoutput import Decoder, Lsn, Relation, RowCodec, TypeRegistry
 from cdc_wal._changes import ChangeBuilder
 from cdc_wal._confirm import ConfirmTracker
 from cdc_wal._relations import SourceName, make_relation_state
-from cdc_wal._source import _slot_event_maker
+from cdc_wal._source import slot_event_maker
 
 _HEADER_BYTES: Final = 25
 _TUPLE_AT: Final = 30
@@ -106,7 +106,7 @@ def _builder(decoder: Decoder, relation: Relation, key: str) -> ChangeBuilder[An
         source=source,
         decoder=decoder,
         tracker=ConfirmTracker(Lsn(0)),
-        make=_slot_event_maker(epoch, 1),
+        make=slot_event_maker(epoch, 1),
         message_keys={},
         now_us=lambda: time.time_ns() // 1000,
         max_bytes=1 << 20,

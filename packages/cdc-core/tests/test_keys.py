@@ -89,8 +89,8 @@ def must_wait(earlier: Event, later: Event) -> bool:
     return earlier.is_barrier or later.is_barrier or bool(set(keys_of(earlier)) & set(keys_of(later)))
 
 
-TestPlan = PlanMachine.TestCase
-TestPlan.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestPlan = pytest.mark.slow(PlanMachine.TestCase)
+TestPlan.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
 def take_all(plan: KeyPlan) -> list[list[int]]:

@@ -12,9 +12,8 @@ from wal_reading import Reading, confirmed_lsn, keys, provisioned, reading
 
 from cdc_core import Event, Operation, SourceError, TableId
 from cdc_testing.plugin import PostgresDatabase
-from cdc_wal import WalConfig
+from cdc_wal import SchemaChange, WalConfig
 from cdc_wal._connection import Connection, open_connection
-from cdc_wal._session import SchemaChange
 from cdc_wal._source import SlotSource
 
 pytestmark = pytest.mark.anyio
@@ -158,7 +157,9 @@ async def test_rule_8_the_key_follows_the_primary_key_that_is_changed(
             "BEGIN; INSERT INTO t VALUES (5, 6, 7); ALTER TABLE t DROP CONSTRAINT t_pkey;"
             " ALTER TABLE t ADD PRIMARY KEY (b); DELETE FROM t; COMMIT"
         )
-        assert keys(await reader.take(2)) == [b'{"a":5,"c":7}', b'{"b":6}'], "as marked when each was written"
+        # In which order the columns stand depends on whether the server repeats the relation before the first row.
+        last = [json.loads(event.key or b"") for event in await reader.take(2)]
+        assert last == [{"a": 5, "c": 7}, {"b": 6}], "as marked when each was written"
     assert seen == [b'{"a":0,"b":20}', b'{"b":20,"a":1}', b'{"c":2}', b'{"c":3,"a":3}']
 
 

@@ -30,8 +30,10 @@ from cdc_core import (
 from ._changes import MakeEvent
 from ._config import WalConfig
 from ._connection import PasswordProvider
+from ._opening import check_slot, open_session
 from ._reconnect import Reconnects
-from ._session import Resume, SchemaChangeHook, SlotSession, check_slot, open_session
+from ._schema_changes import SchemaChangeHook
+from ._session import Resume, SlotSession
 from ._side_connection import open_side_connection
 from ._tasks import open_task_group, wait_any
 
@@ -334,10 +336,10 @@ class _SlotOwner:
 
     def _make_events(self, epoch: Epoch) -> MakeEvent[Event]:
         self._connection += 1
-        return _slot_event_maker(epoch, self._connection)
+        return slot_event_maker(epoch, self._connection)
 
 
-def _slot_event_maker(epoch: Epoch, connection: int) -> MakeEvent[Event]:
+def slot_event_maker(epoch: Epoch, connection: int) -> MakeEvent[Event]:
     """Return what makes the events of one connection: a plain function, which costs 0.1 us less a row than a method."""
     lane = Lane(epoch.slot)
 
