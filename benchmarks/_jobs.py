@@ -40,6 +40,7 @@ class Outcome:
 
     - `rss_mib`: the process's highest resident size, interpreter and libraries included; None: UNKNOWN.
     - `walsender_cpu_seconds`: None: UNKNOWN.
+    - `other_cores`: how many cores something else kept busy meanwhile; None: UNKNOWN.
     """
 
     rows: int
@@ -47,6 +48,7 @@ class Outcome:
     cpu_seconds: float
     rss_mib: float | None = None
     walsender_cpu_seconds: float | None = None
+    other_cores: float | None = None
 
     @property
     def rate(self) -> float:

@@ -137,6 +137,7 @@ class Bench:
             cpu_seconds=usage.ru_utime + usage.ru_stime,
             rss_mib=watch.rss_mib,
             walsender_cpu_seconds=watch.walsender_cpu_seconds,
+            other_cores=watch.other_cores(usage.ru_utime + usage.ru_stime),
         )
 
     def client(self, job: Job) -> Outcome:
@@ -147,6 +148,7 @@ class Bench:
             watch.stop()
         outcome = Outcome(**result)
         outcome.walsender_cpu_seconds = watch.walsender_cpu_seconds
+        outcome.other_cores = watch.other_cores(outcome.cpu_seconds)
         return outcome
 
 
@@ -158,6 +160,22 @@ def open_bench(version: int) -> Generator[Bench]:
         psycopg.connect(server.dsn(), autocommit=True) as admin,
     ):
         yield Bench(server, admin)
+
+
+def busy_seconds() -> float:
+    """Return the CPU time that all cores have spent on anything, stolen time included."""
+    user, nice, system, _, _, *others = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
+    return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for_quiet(seconds: float) -> None:
+    """Wait until everybody else leaves nine tenths of the cores alone for a second, `seconds` at most."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        busy = busy_seconds()
+        time.sleep(1.0)
+        if busy_seconds() - busy < 0.1 * (os.cpu_count() or 1):
+            return
 
 
 def start_client(job: Job) -> subprocess.Popen[str]:
@@ -180,6 +198,7 @@ class _Watch:
     """Looks at a client and at its walsender fifty times a second, from /proc; neither tells more once it has ended."""
 
     def __init__(self, bench: Bench, client_pid: int, slot_name: str) -> None:
+        self._began, self._busy = time.perf_counter(), busy_seconds()
         self.rss_mib: float | None = None
         self.walsender_cpu_seconds: float | None = None
         self._client = Path(f"/proc/{client_pid}/status")
@@ -193,6 +212,13 @@ class _Watch:
         """Look no more."""
         self._ended.set()
         self._thread.join()
+
+    def other_cores(self, client_cpu_seconds: float) -> float | None:
+        """Return how many cores were busy with anything but the client and its walsender; None: UNKNOWN."""
+        if self.walsender_cpu_seconds is None:
+            return None
+        ours = client_cpu_seconds + self.walsender_cpu_seconds
+        return max(0.0, (busy_seconds() - self._busy - ours) / (time.perf_counter() - self._began))
 
     def _look(self) -> None:
         walsender: Path | None = None

@@ -18,6 +18,7 @@ class Line:
 
     - `ratio`: of `subject` to `peer`: of rates, or of costs where the question says so.
     - `rate`: rows a second; `cpu_us_per_row`: of the client process; `walsender_us_per_row`: of the server's.
+    - `other_cores`: how many cores something else kept busy meanwhile: beside a busy machine, compare CPU, not rates.
     - `p50_ms`, `p99_ms`: from commit to handler.
     """
 
@@ -29,13 +30,14 @@ class Line:
     cpu_us_per_row: float | None = None
     rss_mib: float | None = None
     walsender_us_per_row: float | None = None
+    other_cores: float | None = None
     p50_ms: float | None = None
     p99_ms: float | None = None
 
     def as_json(self) -> str:
-        """The line as one JSON object; the last three members stand there only where they are known."""
+        """The line as one JSON object; the last four members stand there only where they are known."""
         members = asdict(self)
-        for name in ("walsender_us_per_row", "p50_ms", "p99_ms"):
+        for name in ("walsender_us_per_row", "other_cores", "p50_ms", "p99_ms"):
             if members[name] is None:
                 del members[name]
         return json.dumps(
@@ -58,28 +60,30 @@ def line_of(
         cpu_us_per_row=median(outcome.cpu_seconds for outcome in outcomes) / rows * 1e6,
         rss_mib=_median([outcome.rss_mib for outcome in outcomes]),
         walsender_us_per_row=_per_row([outcome.walsender_cpu_seconds for outcome in outcomes], rows),
+        other_cores=_median([outcome.other_cores for outcome in outcomes]),
     )
 
 
 def print_table(lines: Sequence[Line]) -> None:
     """Print the lines, under each question once."""
-    columns = ("rows/s", "ratio", "CPU s/M rows", "walsender", "RSS MiB", "p50 ms", "p99 ms")
+    columns = ("rows/s", "ratio", "CPU s/M rows", "walsender", "RSS MiB", "other cores", "p50 ms", "p99 ms")
     question = None
     for line in lines:
         if line.question != question:
             question = line.question
             print(f"\n{question}")
-            print(f"  {'':34s}" + "".join(f"{column:>14s}" for column in columns))
+            print(f"  {'':42s}" + "".join(f"{column:>13s}" for column in columns))
         cells = (
             _cell(line.rate, ",.0f"),
             _cell(line.ratio, ".2f"),
             _cell(line.cpu_us_per_row, ".2f"),
             _cell(line.walsender_us_per_row, ".2f"),
             _cell(line.rss_mib, ".0f"),
+            _cell(line.other_cores, ".1f"),
             _cell(line.p50_ms, ".1f"),
             _cell(line.p99_ms, ".1f"),
         )
-        print(f"  {line.subject:34s}" + "".join(f"{cell:>14s}" for cell in cells))
+        print(f"  {line.subject:42s}" + "".join(f"{cell:>13s}" for cell in cells))
 
 
 def _cell(value: float | None, form: str) -> str:

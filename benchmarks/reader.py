@@ -19,7 +19,7 @@ from typing import Final
 
 from _jobs import CODEC, EACH, JSON, RAW, TRANSPORT, Job, Outcome
 from _latency import measure_latency, sustained_rate
-from _slots import Bench, finish_client, open_bench, start_client
+from _slots import Bench, finish_client, open_bench, start_client, wait_for_quiet
 from _streams import STREAMS, Stream
 from _table import Line, line_of, print_table
 
@@ -65,6 +65,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--postgres", type=int, default=18, choices=(16, 18), help="the embedded server's version"
     )
+    parser.add_argument(
+        "--quiet", type=float, default=0.0, help="seconds to wait for a quiet machine before each run"
+    )
     parser.add_argument("--no-latency", action="store_true", help="leave the latency out")
     options = parser.parse_args(arguments)
     if unknown := set(options.streams.split(",")) - set(STREAMS):
@@ -84,6 +87,7 @@ def measure_stream(bench: Bench, stream: Stream, options: argparse.Namespace) ->
         names = [*runs]
         for name in names[number % len(names) :] + names[: number % len(names)]:
             with bench.copied_slot(slot_name) as copy:
+                wait_for_quiet(options.quiet)
                 outcome = runs[name](copy)
             say(f"{stream.name}, round {number + 1} of {options.rounds}: {name}: {outcome.rate:,.0f} rows/s")
             outcomes[name].append(outcome)
@@ -101,8 +105,8 @@ def subjects(
         # typed rows are for information: narrow ones, on one event loop
         chosen = backends if subject != EACH else backends[:1] if stream.name == "narrow" else ()
         for backend in chosen:
-            job = _job(bench, stream, slot_name, subject, backend, rows=rows, end_lsn=end_lsn)
-            runs[f"{label} ({backend})"] = partial(_read, bench, job, end_lsn=end_lsn)
+            make = _job(bench, stream, slot_name, subject, backend, rows=rows, end_lsn=end_lsn)
+            runs[f"{label} ({backend})"] = partial(_read, bench, make)
     return runs
 
 
@@ -191,11 +195,11 @@ def _job(
     return make
 
 
-def _read(bench: Bench, make_job: Callable[[str], Job], copy: str, *, end_lsn: int) -> Outcome:
-    job = make_job(copy)
+def _read(bench: Bench, make: Callable[[str], Job], slot_name: str) -> Outcome:
+    job = make(slot_name)
     outcome = bench.client(job)
-    if job.subject != RAW and (confirmed := bench.confirmed_lsn(job.slot_name)) < end_lsn:
-        raise RuntimeError(f"{job.subject} read all rows, and confirmed {confirmed} of {end_lsn}")
+    if job.subject != RAW and (confirmed := bench.confirmed_lsn(slot_name)) < job.end_lsn:
+        raise RuntimeError(f"{job.subject} read all rows, and confirmed {confirmed} of {job.end_lsn}")
     return outcome
 
 

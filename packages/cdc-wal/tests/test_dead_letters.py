@@ -170,6 +170,24 @@ async def test_letters_are_durable_whatever_the_database_says(database: Database
 
 
 @pytest.mark.anyio
+async def test_letters_are_stored_and_replayed_where_the_database_defaults_to_read_only(
+    database: Database,
+) -> None:
+    config = await prepared(database)
+    await database.run(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+    await store(config, failed(1))
+    handled: list[Event] = []
+
+    async def handle(events: Sequence[Event]) -> None:
+        handled.extend(events)
+
+    async with open_dead_letters(config) as letters:
+        await letters.replay([letter.id for letter in await stored(config)], to=handle)
+    assert len(handled) == 1
+    assert await stored(config) == []
+
+
+@pytest.mark.anyio
 async def test_all_of_a_call_is_stored_or_nothing(database: Database) -> None:
     config = await prepared(database)
     await database.run("ALTER TABLE cdc.dead_letters ADD CHECK (position <> '0/3E9')")

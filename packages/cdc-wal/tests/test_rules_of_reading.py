@@ -30,7 +30,7 @@ from cdc_testing.servers.tcp_proxy import ProxyFactory
 from cdc_wal import PostgresTransport, SlotInUse, WalConfig
 from cdc_wal._changes import MakeEvent
 from cdc_wal._connection import Connection, open_connection
-from cdc_wal._session import open_session
+from cdc_wal._opening import open_session
 from cdc_wal._source import SlotSource
 
 pytestmark = pytest.mark.anyio

@@ -12,9 +12,8 @@ from wal_reading import Reading, confirmed_lsn, keys, provisioned, reading
 
 from cdc_core import Event, Operation, SourceError, TableId
 from cdc_testing.plugin import PostgresDatabase
-from cdc_wal import WalConfig
+from cdc_wal import SchemaChange, WalConfig
 from cdc_wal._connection import Connection, open_connection
-from cdc_wal._session import SchemaChange
 from cdc_wal._source import SlotSource
 
 pytestmark = pytest.mark.anyio

@@ -21,8 +21,8 @@ from ._errors import WalLevelTooLow as WalLevelTooLow
 from ._errors import WrongPlugin as WrongPlugin
 from ._reader import RunningReader as RunningReader
 from ._reader import WalReader as WalReader
-from ._session import SchemaChange as SchemaChange
-from ._session import SchemaChangeHook as SchemaChangeHook
+from ._schema_changes import SchemaChange as SchemaChange
+from ._schema_changes import SchemaChangeHook as SchemaChangeHook
 from ._source import SlotPosition as SlotPosition
 from ._transport import PostgresTransport as PostgresTransport
 from ._transport import entry as entry

@@ -11,7 +11,7 @@ import json
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, Generic, Protocol, TypeVar, cast, final
+from typing import Final, Generic, Protocol, TypeVar, cast, final
 
 from cdc_core import ChangeIdentity, Epoch, Operation, SourceError, TableId
 from cdc_pgoutput import Decoder, Lsn, Message, Origin, PgOutputError, Relation, Truncate
@@ -365,9 +365,9 @@ def _message_key(message: Message, member: str | None) -> bytes:
         # Whatever an application writes, the reader goes on: JSON that is none, a lone surrogate ("\ud800"), which is
         # no UTF-8, and nesting beyond Python's stack are content without that member.
         with suppress(ValueError, RecursionError):
-            content: Any = json.loads(message.content, parse_constant=_refuse_constant)
+            content: object = json.loads(message.content, parse_constant=_refuse_constant)
             if isinstance(content, dict) and member in content:
-                return _json_bytes({member: cast("dict[str, Any]", content)[member]})
+                return _json_bytes({member: cast("dict[str, object]", content)[member]})
     return _json_bytes({"prefix": message.prefix})
 
 

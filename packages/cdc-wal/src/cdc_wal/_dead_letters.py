@@ -40,6 +40,9 @@ _ROWS_A_STATEMENT = 500
 _BYTES_A_STATEMENT = 8 << 20
 _ROWS_A_PAGE = 100
 _BYTES_A_PAGE = 4 << 20
+# A database or role may default to read-only (some hosts make it so when the disk fills up), and a letter that is not
+# stored ends the pipeline.
+_WRITABLE = {"default_transaction_read_only": "off"}
 
 
 @asynccontextmanager
@@ -47,7 +50,7 @@ async def open_error_router(
     config: WalConfig, *, password: PasswordProvider | None = None
 ) -> AsyncGenerator[PostgresErrorRouter, None]:
     """Open the way into the dead letters; it connects when the first event fails."""
-    async with open_side_connection(config, password=password) as side:
+    async with open_side_connection(config, password=password, session=_WRITABLE) as side:
         yield PostgresErrorRouter(config, side)
 
 
@@ -56,7 +59,7 @@ async def open_dead_letters(
     config: WalConfig, *, password: PasswordProvider | None = None
 ) -> AsyncGenerator[PostgresDeadLetters, None]:
     """Open the dead letters for reading, replaying and discarding."""
-    async with open_side_connection(config, password=password) as side:
+    async with open_side_connection(config, password=password, session=_WRITABLE) as side:
         yield PostgresDeadLetters(config, side)
 
 

@@ -15,7 +15,7 @@ from ._config import WalConfig
 from ._connection import PasswordProvider
 from ._provisioner import open_provisioner
 from ._reader_run import ReaderRun
-from ._session import SchemaChangeHook
+from ._schema_changes import SchemaChangeHook
 
 
 @final

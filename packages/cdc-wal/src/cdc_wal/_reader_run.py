@@ -23,8 +23,9 @@ from cdc_pgoutput import Lsn
 from ._dead_letters import open_error_router
 from ._flow import Flow, SessionFence, mark_end, outgoing_event_maker
 from ._monitor import open_monitor
+from ._opening import open_session
 from ._reconnect import Reconnects
-from ._session import Resume, SlotSession, open_session
+from ._session import Resume, SlotSession
 from ._tasks import open_task_group, wait_any
 
 if TYPE_CHECKING:

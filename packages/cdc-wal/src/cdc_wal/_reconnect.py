@@ -10,6 +10,8 @@ from ._config import WalConfig
 from ._errors import SlotInUse
 
 _ACCESS_TRIES = 3
+# Once it has worked: a rotated password may reach the provider seconds after the server. 6 to 13 s with this backoff.
+_ACCESS_TRIES_ONCE_CONNECTED = 8
 _BACKOFF = RetryPolicy(initial_delay_seconds=0.1, max_delay_seconds=10.0)
 # A slot whose owner died or was cut off is freed within the owner's wal_sender_timeout; this much is added for it.
 _GRACE_SECONDS = 5.0
@@ -25,10 +27,12 @@ class Reconnects:
         self._config = config
         self._backoff = Backoff(_BACKOFF)
         self._access_failures = 0
+        self._was_connected = False
         self._busy_since: float | None = None
 
     def connected(self) -> None:
         """The slot is ours."""
+        self._was_connected = True
         self._busy_since = None
 
     def ended(self, *, seconds: float, is_progress: bool) -> None:
@@ -55,9 +59,9 @@ class Reconnects:
             return self._slot_delay_seconds(error, now=now)
         self._busy_since = None
         if isinstance(error, AccessError) and not error.retryable:
-            # a rotated password may reach the provider later than the server
             self._access_failures += 1
-            if self._access_failures >= _ACCESS_TRIES:
+            tries = _ACCESS_TRIES_ONCE_CONNECTED if self._was_connected else _ACCESS_TRIES
+            if self._access_failures >= tries:
                 raise error
         elif not error.retryable and not isinstance(error, PublishError):
             # (an error of the publisher is the end of that publisher only: a new one begins at the confirmed LSN)

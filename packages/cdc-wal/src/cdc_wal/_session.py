@@ -1,53 +1,32 @@
-"""One replication connection to a slot, from connecting to leaving: reads, reports, and watches the server."""
+"""One replication connection to a slot: receives, hands over, reports what is done, and listens to the server."""
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar, final
+from typing import Generic, TypeVar, final
 
 import anyio
 from anyio.abc import TaskGroup
 
-from cdc_core import CdcError, Epoch, PartitionLost, SourceError, TableId
+from cdc_core import CdcError, Epoch, PartitionLost
 from cdc_pgoutput import Decoder, Lsn, Relation, StandbyStatusUpdate, TypeRegistry
 
-from ._catalog import relation_key, type_infos
 from ._changes import ChangeBuilder, MakeEvent
 from ._config import WalConfig
 from ._confirm import ConfirmTracker
-from ._connection import Connection, PasswordProvider, open_connection
-from ._errors import ConnectionLost, Gap, PublicationMissing, ServerStopping, SlotLost
-from ._relations import RelationState, SourceName, make_relation_state
+from ._connection import PasswordProvider
+from ._errors import ConnectionLost
+from ._relations import SourceName
 from ._replication import ReplicationStream
-from ._side_connection import SideConnection, open_side_connection
-from ._slots import SlotState, identify_system, inspect_slot, slot_in_use, stream_error, verify_slot
-from ._tasks import open_task_group
+from ._schema_changes import SchemaChangeHook, Shapes
+from ._shutdown import ShutdownWatch
+from ._side_connection import SideConnection
+from ._slots import inspect_slot, stream_error
 
 T = TypeVar("T")
-
-_LEAVE_TIMEOUT_SECONDS: Final = 5.0
-_WATCH_RETRY_SECONDS: Final = 1.0
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchemaChange:
-    """A table's columns are not what they were; told before the first row of the new shape.
-
-    - `old`, `new`: name and type OID of each column, in table order.
-    """
-
-    table: TableId
-    old: tuple[tuple[str, int], ...]
-    new: tuple[tuple[str, int], ...]
-
-
-SchemaChangeHook = Callable[[SchemaChange], Awaitable[None]]
 
 
 @final
@@ -58,72 +37,6 @@ class Resume:
     epoch: Epoch
     confirmed_lsn: Lsn
     shapes: Mapping[int, Relation]
-
-
-@asynccontextmanager
-async def open_session(
-    config: WalConfig,
-    *,
-    password: PasswordProvider | None,
-    resume: Resume | None,
-    make: Callable[[Epoch], MakeEvent[T]],
-    mark_end: Callable[[T], T] | None = None,
-    on_schema_change: SchemaChangeHook | None = None,
-) -> AsyncGenerator[SlotSession[T]]:
-    """Connect to the slot and stream it; leaving confirms what is done, ends the stream and disconnects.
-
-    - `resume`: where to go on; None on the first start, where the slot itself knows.
-    - `make`: makes the maker of events for this connection's epoch; `mark_end`: marks a transaction's last event.
-
-    Raises:
-        SlotInUse: another reader holds the slot.
-        SlotMissing, PublicationMissing, WrongPlugin, SlotLost: as their names say.
-        ConnectionLost, AccessError, ConfigError: as `open_connection`.
-    """
-    timeout_ms = round(config.wal_sender_timeout_seconds * 1000)
-    async with (
-        open_connection(
-            config.dsn,
-            password=password,
-            replication=True,
-            application_name=config.application_name,
-            connect_timeout_seconds=config.connect_timeout_seconds,
-            session={"wal_sender_timeout": f"{timeout_ms}ms"},
-        ) as connection,
-        open_side_connection(config, password=password) as side,
-    ):
-        system = await identify_system(connection)
-        epoch = Epoch(system.system_id, system.timeline, config.slot_name, fingerprint(config))
-        slot = await check_slot(side, config)
-        if slot.active:
-            raise slot_in_use(config.slot_name, slot.active_pid)
-        slot_lsn = slot.confirmed_flush_lsn or Lsn(0)
-        start = _start_lsn(config, resume, epoch, slot_lsn)
-        stream = ReplicationStream(connection)
-        try:
-            await stream.start(config.slot_name, start, _options(config))
-        except CdcError as error:
-            raise stream_error(error, config=config, streaming=False) from error
-        session = SlotSession(
-            config,
-            stream,
-            side,
-            epoch=epoch,
-            database=system.database or "",
-            start=max(start, slot_lsn),
-            make=make(epoch),
-            mark_end=mark_end,
-            password=password,
-            on_schema_change=on_schema_change,
-            shapes={} if resume is None else resume.shapes,
-        )
-        async with open_task_group() as tasks:
-            session.run_in(tasks)
-            try:
-                yield session
-            finally:
-                with anyio.move_on_after(_LEAVE_TIMEOUT_SECONDS, shield=True):
-                    await session.leave()
 
 
 @final
@@ -158,13 +71,12 @@ class SlotSession(Generic[T]):
         self._stream = stream
         self._side = side
         self._password = password
-        self._on_schema_change = on_schema_change
-        self._source_name = SourceName(name=config.slot_name, database=database)
         self._tracker = ConfirmTracker(start)
+        source = SourceName(name=config.slot_name, database=database)
         self._decoder = Decoder(protocol_version=1, types=TypeRegistry())
         self._builder = ChangeBuilder(
             epoch=epoch,
-            source=self._source_name,
+            source=source,
             decoder=self._decoder,
             tracker=self._tracker,
             make=make,
@@ -173,8 +85,7 @@ class SlotSession(Generic[T]):
             max_bytes=config.max_batch_bytes,
             mark_end=mark_end,
         )
-        self._resolved: dict[tuple[Relation, tuple[str, ...]], RelationState] = {}
-        self._shapes = dict(shapes)
+        self._shapes = Shapes(config, side, self._decoder, source, on_schema_change, shapes)
         self._batches: deque[tuple[list[T], int]] = deque()
         self._buffered_bytes = 0
         self._paused = False
@@ -201,7 +112,7 @@ class SlotSession(Generic[T]):
 
     def resume(self) -> Resume:
         """Return where the next connection goes on."""
-        return Resume(epoch=self.epoch, confirmed_lsn=self.confirmed_lsn, shapes=self._shapes)
+        return Resume(epoch=self.epoch, confirmed_lsn=self.confirmed_lsn, shapes=self._shapes.last)
 
     @property
     def in_flight(self) -> int:
@@ -314,7 +225,11 @@ class SlotSession(Generic[T]):
                 while index < len(frames):
                     index, relation = self._builder.feed(frames, index)
                     if relation is not None:
-                        await self._resolve(relation)
+                        self._paused = (
+                            True  # nothing is received meanwhile: that is no silence of the server's
+                        )
+                        self._builder.resolve(relation, await self._shapes.resolve(relation))
+                        self._paused = False
                     else:
                         self._hand_over()
                         await self._wait_for_room()
@@ -356,51 +271,6 @@ class SlotSession(Generic[T]):
             len(events) + count <= self._config.max_batch_events
             and taken + size <= self._config.max_batch_bytes
         )
-
-    async def _resolve(self, relation: Relation) -> None:
-        # The server repeats a Relation, byte for byte, when something about the table has changed: the order of the
-        # key's columns stands in the catalog alone. An unchanged key costs a query, and no new code for its rows.
-        async with self._side.use() as connection:
-            if unknown := self._decoder.unknown_types(relation):
-                for info in await type_infos(connection, unknown):
-                    self._decoder.types.register(info)
-            key = (await relation_key(connection, relation.relation_id)).columns
-        state = self._resolved.get((relation, key))
-        if state is None:
-            state = make_relation_state(
-                relation,
-                self._decoder.types,
-                key,
-                self._source_name,
-                cdc_schema=self._config.cdc_schema,
-            )
-            self._resolved[relation, key] = state
-        await self._announce(state.table, relation)
-        self._builder.resolve(relation, state)
-
-    async def _announce(self, table: TableId, relation: Relation) -> None:
-        """Tell the hook of a shape that is not the table's last one, and only then take it for that."""
-        before = self._shapes.get(relation.relation_id)
-        if self._on_schema_change is not None and before is not None and before.columns != relation.columns:
-            change = SchemaChange(
-                table=table,
-                old=tuple((column.name, column.type_oid) for column in before.columns),
-                new=tuple((column.name, column.type_oid) for column in relation.columns),
-            )
-            self._paused = True  # nothing is received meanwhile: that is no silence of the server's
-            try:
-                await self._on_schema_change(change)
-            except CdcError:
-                raise
-            except Exception as error:
-                raise SourceError(
-                    f"on_schema_change raised {type(error).__name__}",
-                    where={"table": str(table), "slot": self._config.slot_name},
-                    remedy="mend the hook, or let it raise a retryable CdcError where trying again may help",
-                ) from error
-            finally:
-                self._paused = False
-        self._shapes[relation.relation_id] = relation
 
     async def _report_status(self) -> None:
         """Report on our own clock, a quarter of the server's timeout, and soon after progress."""
@@ -465,86 +335,5 @@ class SlotSession(Generic[T]):
         self._reported_lsn = max(self._reported_lsn, flush_lsn)
 
     async def _watch_server(self) -> None:
-        """Learn of a fast shutdown: the walsender waits for our confirmation in silence, a plain session hears it."""
-        while True:
-            try:
-                async with self._open_plain() as connection:
-                    await connection.watch()
-            except ServerStopping:
-                if await self._is_going_down():
-                    self.server_stopping.set()
-                    return
-            except CdcError:
-                # the replication connection finds out for itself whether the server is gone
-                await anyio.sleep(_WATCH_RETRY_SECONDS)
-
-    async def _is_going_down(self) -> bool:
-        """Tell a shutdown from one terminated session: only a server that goes down refuses the next one."""
-        try:
-            async with self._open_plain():
-                return False
-        except ConnectionLost:
-            return True
-        except CdcError:
-            return False
-
-    def _open_plain(self) -> AbstractAsyncContextManager[Connection]:
-        return open_connection(
-            self._config.dsn,
-            password=self._password,
-            application_name=self._config.application_name,
-            connect_timeout_seconds=self._config.connect_timeout_seconds,
-        )
-
-
-def fingerprint(config: WalConfig) -> str:
-    """Digest the options that change what the server sends: with others, ordinals mean something else."""
-    text = f"publications={config.publication_name};messages=true"
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-
-
-def _options(config: WalConfig) -> dict[str, str]:
-    name = config.publication_name.replace('"', '""')
-    return {"proto_version": "1", "publication_names": f'"{name}"', "messages": "true"}
-
-
-def _start_lsn(config: WalConfig, resume: Resume | None, epoch: Epoch, slot_lsn: Lsn | None) -> Lsn:
-    """Return where to start: what this run confirmed itself, since the server keeps the slot's own LSN lazily."""
-    if resume is None:
-        return Lsn(0)
-    if resume.epoch.system_id != epoch.system_id:
-        raise SlotLost(
-            "another database cluster answers under the same address",
-            gap=Gap(from_lsn=resume.confirmed_lsn, to_lsn=slot_lsn),
-            where={
-                "slot": config.slot_name,
-                "system_id": epoch.system_id,
-                "expected": resume.epoch.system_id,
-            },
-            remedy="point the dsn at the cluster that the slot belongs to, or begin anew on this one",
-        )
-    if resume.epoch != epoch:
-        return Lsn(0)  # a new timeline: positions of the old one mean nothing on it
-    return resume.confirmed_lsn
-
-
-async def check_slot(side: SideConnection, config: WalConfig) -> SlotState:
-    """Check that the slot can be read, whoever holds it now, and that its publication exists; return its state.
-
-    Raises:
-        SlotMissing, PublicationMissing, WrongPlugin, SlotLost: as their names say.
-    """
-    async with side.use() as connection:
-        database = await connection.fetch_one("SELECT current_database()")
-        state = verify_slot(
-            await inspect_slot(connection, config.slot_name),
-            config=config,
-            database=(database[0] if database else None) or "",
-        )
-        sql = "SELECT FROM pg_publication WHERE pubname = $1"
-        if await connection.fetch_one(sql, (config.publication_name,)) is None:
-            raise PublicationMissing(
-                f"there is no publication {config.publication_name}",
-                where={"publication": config.publication_name, "slot": config.slot_name},
-            )
-    return state
+        await ShutdownWatch(self._config, self._password).wait()
+        self.server_stopping.set()

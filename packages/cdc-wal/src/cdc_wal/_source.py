@@ -30,8 +30,10 @@ from cdc_core import (
 from ._changes import MakeEvent
 from ._config import WalConfig
 from ._connection import PasswordProvider
+from ._opening import check_slot, open_session
 from ._reconnect import Reconnects
-from ._session import Resume, SchemaChangeHook, SlotSession, check_slot, open_session
+from ._schema_changes import SchemaChangeHook
+from ._session import Resume, SlotSession
 from ._side_connection import open_side_connection
 from ._tasks import open_task_group, wait_any
 

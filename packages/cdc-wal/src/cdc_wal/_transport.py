@@ -25,7 +25,7 @@ from ._connection import PasswordProvider
 from ._dead_letters import open_dead_letters, open_error_router
 from ._monitor import open_monitor
 from ._provisioner import open_provisioner
-from ._session import SchemaChangeHook
+from ._schema_changes import SchemaChangeHook
 from ._source import SlotSource
 
 _TRAITS: Final = Traits(
