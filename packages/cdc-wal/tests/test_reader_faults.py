@@ -94,7 +94,7 @@ async def test_leaving_while_receipts_are_held_is_bounded_and_confirms_none_of_t
 
             await eventually(accepted, why="the publisher holds")
             began = anyio.current_time()
-    assert anyio.current_time() - began < 2.0
+    assert anyio.current_time() - began < 10.0, "the receipts are held for ever"
     transport.release()
     async with reader.running():
         assert sorted(set(ids(await consume(transport, ROWS)))) == list(range(ROWS))
