@@ -260,7 +260,8 @@ async def test_rule_11_a_terminated_walsender_is_replaced_and_nothing_is_lost(
         await sql.simple("INSERT INTO t VALUES (1, 'a')")
         (event,) = await reader.take(1)
         asked = passwords
-        with anyio.CancelScope(shield=True):  # this task is the worker: the loss may be seen before the answer
+        # this task is the worker: the loss may be seen before the answer
+        with anyio.CancelScope(shield=True):
             await sql.fetch(f"SELECT pg_terminate_backend({await _active_pid(sql, config)})")
         with pytest.raises(StopAsyncIteration), anyio.fail_after(10):
             await anext(aiter(first))
