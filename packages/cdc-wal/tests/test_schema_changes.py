@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import psycopg
 import pytest
 from wal_reading import Reading, confirmed_lsn, keys, provisioned, reading
 
@@ -102,7 +103,9 @@ async def test_rule_8_a_new_shape_is_announced_before_its_first_row_and_can_stop
         (event,) = await reader.take(1)
         await reader.stream.ack([event])
         await reader.stream.flush()
-        await sql.simple("ALTER TABLE t ADD b int; INSERT INTO t VALUES (2, 'y', 3)")
+        # Not awaited: the reader that stops cancels its worker, which is this task.
+        with psycopg.connect(config.dsn, autocommit=True) as writer:
+            writer.execute("ALTER TABLE t ADD b int; INSERT INTO t VALUES (2, 'y', 3)")
         with pytest.raises(StopAsyncIteration):
             await reader.take(1)
         await reader.leave_stream()

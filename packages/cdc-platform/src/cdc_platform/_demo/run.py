@@ -24,7 +24,7 @@ from .handler import DemoHandler, Tamper
 from .options import LETTERS_SCHEMA, PIPELINE, PUBLICATION, SLOT, DemoFailed, DemoOptions
 from .proof import Mark, Proof, prove, read_mark, store
 from .rows import delivery_of
-from .schema import PUBLISHED, create_schema, drop_schema
+from .schema import PUBLISHED, create_schema, discard_letters, drop_schema
 from .session import Connection, Session, until
 from .status import NoteWarnings, Status
 from .workload import writing
@@ -41,7 +41,8 @@ class Result:
 
     - `proof`: None where the database could not be asked; `error`: what went wrong, empty where nothing did.
     - `seconds`: how long the writers wrote; `drain_seconds`: how long the rest then took to arrive.
-    - `written_before`: changes of earlier runs; `unanswered`: commits whose answer was lost.
+    - `written_before`: changes of earlier runs; `rolled_back`: transactions that the writers rolled back;
+      `unanswered`: commits whose answer was lost.
     - `fault_seconds`: how long the fault took; None where there was none.
     """
 
@@ -49,6 +50,7 @@ class Result:
     seconds: float
     drain_seconds: float
     written_before: int
+    rolled_back: int
     unanswered: int
     server_version: str
     fault_seconds: float | None = None
@@ -94,6 +96,7 @@ async def drop_demo(dsn: str, console: Console) -> None:
         CdcError: e.g. a run goes on, and holds the slot.
     """
     async with _transport(dsn).provisioner() as provisioner, Session(dsn, "drop") as session:
+        await session.call(discard_letters)  # teardown keeps a table that holds some
         plan = await provisioner.teardown(confirm=SLOT)
         view.print_plan(console, plan, title="Dropped")
         await session.call(drop_schema)
@@ -134,8 +137,11 @@ class _Run:
         error = ""
         try:
             await self._run_pipeline(status)
-        except (CdcError, DemoFailed) as failure:
-            error = f"{type(failure).__name__}: {failure}"
+        except Exception as failure:
+            if not isinstance(first := _first(failure), (CdcError, DemoFailed)):
+                raise
+            # what was written until then is proved all the same: what is missing is lost
+            error = f"{type(first).__name__}: {first}"
         drain_seconds = status.elapsed_seconds - self._wrote_seconds
         proof = await self._prove()
         return Result(
@@ -143,6 +149,7 @@ class _Run:
             seconds=self._wrote_seconds,
             drain_seconds=drain_seconds,
             written_before=before,
+            rolled_back=status.tally.rolled_back,
             unanswered=status.tally.unanswered,
             server_version=version,
             fault_seconds=self._fault_seconds,
@@ -205,12 +212,14 @@ class _Run:
     async def _write(self, status: Status) -> None:
         status.started_at = time.monotonic()
         status.phase = "running"
-        async with writing(self._dsn, self._options) as status.tally:
-            with anyio.move_on_after(self._options.seconds or float("inf")):
-                if self._options.fault is not None:
-                    await self._cause_fault(status)
-                await self._stopping.wait()
-        self._wrote_seconds = time.monotonic() - status.started_at
+        try:
+            async with writing(self._dsn, self._options) as status.tally:
+                with anyio.move_on_after(self._options.seconds or float("inf")):
+                    if self._options.fault is not None:
+                        await self._cause_fault(status)
+                    await self._stopping.wait()
+        finally:
+            self._wrote_seconds = status.elapsed_seconds
 
     async def _cause_fault(self, status: Status) -> None:
         fault = self._options.fault
@@ -231,20 +240,19 @@ class _Run:
         """Wait until the server has it from the pipeline that all is done that was committed until now."""
         await until(self._is_confirmed, timeout_seconds=self._options.drain_seconds)
 
-    async def _read_mark(self) -> Mark:
-        """Return what had been committed when this was asked first."""
-        if self._mark is None:
-            mark = await self._session.call(read_mark)
-            self._mark = mark
-        return self._mark
-
     async def _is_confirmed(self) -> bool:
-        mark = await self._read_mark()
+        mark = await self._marked()
         return await self._session.call(lambda connection: _has_confirmed(connection, mark.lsn))
+
+    async def _marked(self) -> Mark:
+        """Return the mark, set when it is first asked for."""
+        if self._mark is None:
+            self._mark = await self._session.call(read_mark)
+        return self._mark
 
     async def _prove(self) -> Proof | None:
         try:
-            mark = await self._read_mark()
+            mark = await self._marked()
             async with self._transport.dead_letters() as letters:
                 found = [letter async for letter in letters.list(pipeline=PIPELINE)]
             deliveries = [delivery_of(letter.event) for letter in found]

@@ -11,26 +11,26 @@ from typing import Any, Final, Self, TypeAlias, TypeVar, final
 import anyio
 import anyio.to_thread
 import psycopg
-from psycopg.conninfo import make_conninfo
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 T = TypeVar("T")
 
 _POLL_SECONDS: Final = 0.1
-# A thread cannot be cancelled: a server that is silent must end its wait within seconds.
-_LIVENESS: Final[dict[str, int]] = {
-    "connect_timeout": 5,
-    "tcp_user_timeout": 10_000,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-}
 
 
 def connect(dsn: str, role: str) -> Connection:
     """Connect in autocommit mode; `role` names the session in `pg_stat_activity`."""
-    conninfo = make_conninfo(dsn, application_name=f"cdc demo {role}", **_LIVENESS)
-    connection = psycopg.connect(conninfo, autocommit=True)
+    # A thread cannot be cancelled: a server that is silent must end its wait within seconds.
+    connection = psycopg.connect(
+        dsn,
+        autocommit=True,
+        application_name=f"cdc demo {role}",
+        connect_timeout=5,
+        tcp_user_timeout=10_000,
+        keepalives_idle=5,
+        keepalives_interval=2,
+        keepalives_count=3,
+    )
     try:
         # a database may be set to "off", and a commit that an answer was given for could then be lost in a crash
         connection.execute("SET synchronous_commit = on")
