@@ -100,17 +100,28 @@ async def test_a_key_is_released_when_no_letter_of_it_is_left() -> None:
     assert sink.handled == [3]
 
 
-async def test_the_store_is_asked_at_most_once_a_second_for_a_key() -> None:
+async def test_the_store_is_asked_once_a_batch_for_a_key() -> None:
     transport, sink, clock = ScriptedTransport(), Sink(0), Clock()
     transport.stream.send(event(0, "k"))
     async with parking(transport, sink, clock=clock).running():
         await transport.stream.until_acked(0)
-        clock.now += 5.0
         before = transport.list_calls
-        for number in range(1, 20):
-            transport.stream.send(event(number, "k"))
+        transport.stream.send(*(event(number, "k") for number in range(1, 20)))
         await transport.stream.until_acked(*range(1, 20))
         assert transport.list_calls == before + 1
+
+
+async def test_a_key_with_a_steady_stream_of_events_is_released_by_a_replay() -> None:
+    transport, sink, clock = ScriptedTransport(), Sink(0), Clock()
+    transport.stream.send(event(0, "k"))
+    async with parking(transport, sink, clock=clock).running():
+        await transport.stream.until_acked(0)
+        transport.stream.send(event(1, "k"))
+        await transport.stream.until_acked(1)
+        transport.letters.clear()  # all replayed; no time passes until the next event
+        transport.stream.send(event(2, "k"))
+        await transport.stream.until_acked(2)
+    assert sink.handled == [2]
 
 
 async def test_a_key_stays_parked_while_its_letter_is_not_stored_yet() -> None:

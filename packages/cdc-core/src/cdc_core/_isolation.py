@@ -70,6 +70,11 @@ class RunSettler:
         self._aside = aside
         self._parked = parked
 
+    def batch_began(self) -> None:
+        """A batch came; say so before its first run."""
+        if self._parked is not None:
+            self._parked.batch_began()
+
     async def settle(self, run: Sequence[Event], batch: Batch) -> None:
         """Handle a run, whatever it takes: each of its events is handled and acknowledged, or held to be set aside.
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Final, final
+from typing import final
 
 from ._dead_letters import DeadLetters
 from ._events import Event
 from ._keys import Key, keys_of
-
-CHECK_INTERVAL_SECONDS: Final = 1.0
-"""So often at most it is asked whether a parked key still has a letter: each time is a query of the store."""
 
 
 @final
@@ -19,17 +15,16 @@ class ParkedKeys:
     """The parked keys of one run of a pipeline, all its partitions together.
 
     A key is parked while the store holds a letter that it waits behind: one of its own, or that of an update that
-    ties it to another key. It is released once none of them is left.
-
-    - `clock`: monotonic seconds.
+    ties it to another key. It is released once none of them is left: the store is asked once a batch for each key.
+    (Asked less often, a key with a steady stream of events would never be released: each new letter would be there
+    in time for the next question.)
     """
 
-    def __init__(self, letters: DeadLetters, *, pipeline: str, clock: Callable[[], float]) -> None:
+    def __init__(self, letters: DeadLetters, *, pipeline: str) -> None:
         self._letters = letters
         self._pipeline = pipeline
-        self._clock = clock
         self._behind: dict[Key, set[Key]] = {}
-        self._checked_at: dict[Key, float] = {}
+        self._asked: set[Key] = set()
         self._unstored: Counter[Key] = Counter()
 
     def __bool__(self) -> bool:
@@ -40,6 +35,10 @@ class ParkedKeys:
         async for letter in self._letters.list(pipeline=self._pipeline):
             self._park(letter.event)
 
+    def batch_began(self) -> None:
+        """Ask again for each key: letters may have been replayed since the last batch."""
+        self._asked.clear()
+
     def hold(self, event: Event) -> None:
         """Park the keys of an event that is on its way into the dead letters."""
         self._park(event)
@@ -48,7 +47,6 @@ class ParkedKeys:
     def stored(self, event: Event) -> None:
         """The event is in the dead letters now."""
         own = keys_of(event)[0]
-        self._checked_at[own] = self._clock()
         self._unstored[own] -= 1
         if not self._unstored[own]:
             del self._unstored[own]
@@ -62,13 +60,11 @@ class ParkedKeys:
         for key in keys_of(event):
             if key in self._behind and await self._is_free(key):
                 self._behind.pop(key, None)
-                self._checked_at.pop(key, None)
 
     async def _is_free(self, key: Key) -> bool:
-        now = self._clock()
-        if now - self._checked_at.get(key, float("-inf")) < CHECK_INTERVAL_SECONDS:
+        if key in self._asked:
             return False
-        self._checked_at[key] = now
+        self._asked.add(key)
         for holder in tuple(self._behind[key]):
             if self._unstored[holder] or await self._has_letter(holder):
                 return False

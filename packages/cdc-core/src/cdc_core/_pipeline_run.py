@@ -118,7 +118,7 @@ class PipelineRun:
                 router = await stack.enter_async_context(transport.error_router())
                 if self._pipeline.poisoned_keys == "park":
                     letters = await stack.enter_async_context(transport.dead_letters())
-                    parked = ParkedKeys(letters, pipeline=self._pipeline.name, clock=self._pipeline.clock)
+                    parked = ParkedKeys(letters, pipeline=self._pipeline.name)
                 await self._work(router, parked)
             watches.cancel_scope.cancel()
 

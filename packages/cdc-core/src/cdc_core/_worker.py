@@ -66,6 +66,7 @@ class PartitionWorker:
             async for events in batches:
                 progress.begin()
                 self._work.delivered(events)
+                self._settler.batch_began()
                 batch = Batch(events)
                 for run in split_runs(self._work.pipeline.handler, events):
                     await self._settler.settle(run, batch)
@@ -112,6 +113,7 @@ class _ManyKeys:
     def _take(self, events: Sequence[Event]) -> None:
         self._work.progress.begin()
         self._work.delivered(events)
+        self._settler.batch_began()
         batch = Batch(list(events))
         number = self._plan.add(batch.events)
         self._batches[number] = batch
