@@ -7,7 +7,7 @@ from cdc_pgoutput import TypeInfo, TypeKind, TypeRegistry
 from cdc_wal._catalog import relation_key, type_infos
 from cdc_wal._connection import Connection
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # SQL, whatever Python sends it
 
 
 async def oid_of(connection: Connection, kind: str, name: str) -> int:

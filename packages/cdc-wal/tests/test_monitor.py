@@ -10,7 +10,7 @@ from cdc_wal._connection import open_connection
 from cdc_wal._monitor import PostgresMonitor, open_monitor
 from cdc_wal._slots import create_slot
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # SQL, whatever Python sends it
 
 _: type[SourceMonitor] = PostgresMonitor
 

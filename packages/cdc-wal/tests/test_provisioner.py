@@ -15,7 +15,7 @@ from cdc_wal._provisioner import PostgresProvisioner, open_provisioner
 from cdc_wal._publications import inspect_publication
 from cdc_wal._slots import inspect_slot
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # SQL, whatever Python sends it
 
 _: type[Provisioner] = PostgresProvisioner
 

@@ -16,7 +16,7 @@ from cdc_wal._connection import Connection
 from cdc_wal._errors import StatementFailed
 from cdc_wal._provisioner import open_provisioner
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # SQL, whatever Python sends it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from cdc_wal._slots import (
     verify_slot,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # SQL, whatever Python sends it
 
 _TABLE = "CREATE SCHEMA shop; CREATE TABLE shop.orders (id int PRIMARY KEY, note text)"
 

@@ -13,7 +13,7 @@ from cdc_core import UNCHANGED, Change, Event, KeyOnly, Operation, RowError, Tab
 from cdc_wal import WalConfig
 from cdc_wal._connection import Connection
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # SQL, whatever Python sends it
 
 PLACEHOLDER = "__debezium_unavailable_value"
 CODES = list(PLACEHOLDER.encode())

@@ -17,7 +17,7 @@ from cdc_core import Event, Operation
 from cdc_wal import WalConfig
 from cdc_wal._connection import Connection, open_connection
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # SQL, whatever Python sends it
 
 
 def config_of(database: Database) -> WalConfig:
