@@ -87,6 +87,11 @@ async def test_nothing_is_confirmed_before_its_receipt_settles(sql: Connection, 
         await until_stored(memory, 2)
         first = stored(memory)[0].commit_lsn
         await sql.simple("INSERT INTO t VALUES (3, 'held')")
+
+        async def it_is_held() -> bool:
+            return not memory.pending_faults
+
+        await eventually(it_is_held, why="the publisher holds the third event")
         await anyio.sleep(1.5 * config.wal_sender_timeout_seconds)  # keepalives come meanwhile
         held = await confirmed_lsn(sql, config.slot_name)
         assert held > first

@@ -108,6 +108,12 @@ async def test_rule_19_a_cut_connection_resolves_what_is_in_flight_before_the_lo
     transport = MemoryTransport(faults=[Hold(1)])
     async with WalReader(config, to=transport, drain_timeout_seconds=5.0).running():
 
+        async def held() -> bool:
+            return not transport.pending_faults
+
+        # a release before the publisher stands at the hold would be nobody's
+        await eventually(held, why="the publisher holds the first event")
+
         async def reading() -> bool:
             row = await sql.fetch_one(
                 "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
