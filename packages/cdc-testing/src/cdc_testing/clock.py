@@ -29,11 +29,6 @@ class VirtualClock:
         """Return the virtual time in seconds."""
         return self._now
 
-    @property
-    def sleeping(self) -> int:
-        """How many sleep now."""
-        return len(self._sleepers)
-
     async def sleep(self, seconds: float) -> None:
         """Wait until the clock was moved so far."""
         if seconds <= 0:

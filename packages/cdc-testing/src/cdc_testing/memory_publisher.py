@@ -28,11 +28,6 @@ class MemoryReceipt:
         self._rejected: Sequence[Rejected] = ()
         self._error: CdcError | None = None
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether awaiting it returns at once."""
-        return self._settled.is_set()
-
     def __await__(self) -> Generator[Any, Any, Sequence[Rejected]]:
         return self._wait().__await__()
 

@@ -37,7 +37,6 @@ _CREATE: Final = Operation.CREATE
 _BEGIN, _COMMIT = b"BC"
 # Kind, LSN, tag, relation id: what a row needs of the frame's and the message's head, in one call.
 _head = struct.Struct("!BQ16xBI").unpack_from
-_u32 = struct.Struct("!I").unpack_from
 _u64 = struct.Struct("!Q").unpack_from
 _begin = struct.Struct("!QqI").unpack_from  # commit LSN, commit time, xid
 _commit = struct.Struct("!BQQq").unpack_from  # flags, commit LSN, end LSN, commit time
@@ -107,11 +106,6 @@ class ChangeBuilder(Generic[T]):
         self._transaction = Transaction()
         self._last_end_lsn: int | None = None
         self._outer_times = ""
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a Begin came without its Commit."""
-        return self._transaction.open
 
     def take(self) -> list[T]:
         """Return the events made since the last call."""

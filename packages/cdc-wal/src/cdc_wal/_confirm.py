@@ -52,11 +52,6 @@ class ConfirmTracker:
         """How many events were numbered."""
         return self._acks.delivered
 
-    @property
-    def in_flight(self) -> int:
-        """How many deliveries wait for the contiguous prefix of done ones to reach them."""
-        return self._acks.in_flight
-
     def begin(self) -> None:
         """A transaction's Begin came."""
         self._in_transaction = True

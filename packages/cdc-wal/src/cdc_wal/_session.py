@@ -115,11 +115,6 @@ class SlotSession(Generic[T]):
         return Resume(epoch=self.epoch, confirmed_lsn=self.confirmed_lsn, shapes=self._shapes.last)
 
     @property
-    def in_flight(self) -> int:
-        """How many events are numbered and not yet covered by the contiguous done prefix."""
-        return self._tracker.in_flight
-
-    @property
     def failure(self) -> CdcError | None:
         """What broke the connection, None while it holds."""
         return self._failure
@@ -128,11 +123,6 @@ class SlotSession(Generic[T]):
     def heard_at(self) -> float:
         """When the server was last heard, by `time.monotonic()`."""
         return self._heard_at
-
-    @property
-    def buffered_events(self) -> int:
-        """How many events wait to be taken."""
-        return sum(len(events) for events, _ in self._batches)
 
     def run_in(self, tasks: TaskGroup) -> None:
         """Start the receiving, the reporting and the watching in a task group that outlives the session."""
@@ -225,9 +215,8 @@ class SlotSession(Generic[T]):
                 while index < len(frames):
                     index, relation = self._builder.feed(frames, index)
                     if relation is not None:
-                        self._paused = (
-                            True  # nothing is received meanwhile: that is no silence of the server's
-                        )
+                        # nothing is received meanwhile: that is no silence of the server's
+                        self._paused = True
                         self._builder.resolve(relation, await self._shapes.resolve(relation))
                         self._paused = False
                     else:
