@@ -166,6 +166,32 @@ async def test_rule_3_nothing_is_confirmed_past_an_event_that_is_not_done(
         assert await confirmed_lsn(sql, config.slot_name) <= lsn
 
 
+async def test_rule_20_a_clean_leave_confirms_a_transaction_whose_commit_is_still_on_its_way(
+    sql: Connection, config: WalConfig, postgres_database: PostgresDatabase, tcp_proxy: ProxyFactory
+) -> None:
+    """Rows are handed on as they come: the last one may be done before the Commit behind it was read."""
+    await sql.simple(TABLE)
+    await provisioned(config)
+    server = postgres_database.server
+    async with tcp_proxy(server.host, server.port) as proxy:
+        proxied = replace(config, dsn=make_conninfo(config.dsn, host=proxy.host, port=proxy.port))
+        async with reading(proxied) as reader:
+            await sql.simple("INSERT INTO t VALUES (1, 'first')")
+            await reader.next_stream()
+            await reader.stream.ack(await reader.take(1))  # the relation is known from here on
+            proxy.throttle(100, "to_client")
+            await sql.simple("INSERT INTO t VALUES (2, 'last')")
+            (event,) = await reader.take(1)
+            await reader.stream.ack([event])
+            proxy.throttle(None)
+    lsn = change_identity(event).commit_lsn
+    assert event.key == b'{"id":2}'
+    assert await confirmed_lsn(sql, config.slot_name) > lsn
+    async with reading(config) as reader:
+        await sql.simple("INSERT INTO t VALUES (3, 'next')")
+        assert keys(await reader.take(1)) == [b'{"id":3}']
+
+
 @pytest.mark.parametrize("kind", ["awaits", "works in a thread"])
 async def test_rule_4_a_handler_that_takes_three_timeouts_keeps_the_connection(
     sql: Connection, config: WalConfig, kind: str

@@ -48,6 +48,11 @@ class ConfirmTracker:
         return not self._in_transaction and self._acks.in_flight == 0
 
     @property
+    def awaits_commit(self) -> bool:
+        """Whether all events that came are done, and only a Commit is missing to confirm them."""
+        return self._in_transaction and self._acks.in_flight == 0
+
+    @property
     def delivered(self) -> int:
         """How many events were numbered."""
         return self._acks.delivered

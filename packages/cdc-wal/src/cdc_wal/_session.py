@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar, final
+from typing import Final, Generic, TypeVar, final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -27,6 +27,9 @@ from ._side_connection import SideConnection
 from ._slots import inspect_slot, stream_error
 
 T = TypeVar("T")
+
+# The Commit follows its rows at once: this is for a network that delays it.
+_COMMIT_TIMEOUT_SECONDS: Final = 1.0
 
 
 @final
@@ -88,6 +91,10 @@ class SlotSession(Generic[T]):
         self._shapes = Shapes(config, side, self._decoder, source, on_schema_change, shapes)
         self._batches: deque[tuple[list[T], int]] = deque()
         self._buffered_bytes = 0
+        self._frames: list[bytes] = []
+        self._next_frame = 0  # of `_frames`, the first that is not fed yet
+        self._resolving = False
+        self._receive_ended = anyio.Event()
         self._paused = False
         self._intake = anyio.CancelScope()
         self._closed = False
@@ -185,10 +192,11 @@ class SlotSession(Generic[T]):
         if self._failure is not None:
             return
         try:
+            await self._await_commit()
             await self._send_status()
             self._left = True
             await self._stream.finish()
-        except ConnectionLost as error:
+        except CdcError as error:
             self._failure = error
 
     async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -203,25 +211,53 @@ class SlotSession(Generic[T]):
             self._intake.cancel()
 
     async def _receive(self) -> None:
-        with self._intake:
-            while True:
-                await self._wait_for_room()
-                frames = await self._stream.receive(
-                    max_frames=self._config.max_batch_events, max_bytes=self._config.max_batch_bytes
-                )
-                self._heard_at = time.monotonic()
-                self._silent_ticks = 0
-                index = 0
-                while index < len(frames):
-                    index, relation = self._builder.feed(frames, index)
-                    if relation is not None:
-                        # nothing is received meanwhile: that is no silence of the server's
-                        self._paused = True
-                        self._builder.resolve(relation, await self._shapes.resolve(relation))
-                        self._paused = False
-                    else:
-                        self._hand_over()
+        try:
+            with self._intake:
+                while True:
+                    while self._next_frame < len(self._frames):
                         await self._wait_for_room()
+                        await self._feed()
+                    await self._wait_for_room()
+                    await self._read()
+        finally:
+            self._receive_ended.set()
+
+    async def _read(self) -> None:
+        # assigned at once: cancelled while it waits, it has taken nothing
+        self._frames, self._next_frame = (
+            await self._stream.receive(
+                max_frames=self._config.max_batch_events, max_bytes=self._config.max_batch_bytes
+            ),
+            0,
+        )
+        self._heard_at = time.monotonic()
+        self._silent_ticks = 0
+
+    async def _feed(self) -> None:
+        self._next_frame, relation = self._builder.feed(self._frames, self._next_frame)
+        if relation is None:
+            self._hand_over()
+            return
+        # nothing is received meanwhile: that is no silence of the server's
+        self._paused = self._resolving = True
+        self._builder.resolve(relation, await self._shapes.resolve(relation))
+        self._paused = self._resolving = False
+
+    async def _await_commit(self) -> None:
+        """Read on to the Commit of a transaction all of whose events are done: it may lie in the next read.
+
+        Without it the transaction is not confirmed, and would come again after a clean leave.
+        """
+        if not self._tracker.awaits_commit:
+            return
+        await self._receive_ended.wait()
+        with anyio.move_on_after(_COMMIT_TIMEOUT_SECONDS):
+            while self._tracker.awaits_commit and not self._resolving:
+                if self._next_frame == len(self._frames):
+                    await self._read()
+                self._next_frame, relation = self._builder.feed(self._frames, self._next_frame)
+                if relation is not None:
+                    return  # rows follow, which nobody will take
 
     async def _wait_for_room(self) -> None:
         while self._buffered_bytes >= self._config.max_buffered_bytes:
