@@ -3,6 +3,7 @@
 from ._acks import AckTracker as AckTracker
 from ._annotations import AwareTime as AwareTime
 from ._annotations import NaiveDatetime as NaiveDatetime
+from ._constraints import check_constraints as check_constraints
 from ._dead_letters import Cause as Cause
 from ._dead_letters import DeadLetter as DeadLetter
 from ._dead_letters import DeadLetters as DeadLetters
@@ -103,6 +104,8 @@ from ._serving import Runnable as Runnable
 from ._serving import serve as serve
 from ._streams import PartitionStream as PartitionStream
 from ._streams import WorkerScope as WorkerScope
+from ._tasks import open_task_group as open_task_group
+from ._tasks import wait_any as wait_any
 from ._telemetry import current_trace_headers as current_trace_headers
 from ._transport import ENTRY_POINT_GROUP as ENTRY_POINT_GROUP
 from ._transport import CommitPrefix as CommitPrefix

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 import anyio
 
-from cdc_core import CdcError, Epoch
+from cdc_core import CdcError, Epoch, open_task_group
 from cdc_pgoutput import Lsn
 
 from ._changes import MakeEvent
@@ -21,7 +21,6 @@ from ._schema_changes import SchemaChangeHook
 from ._session import Resume, SlotSession
 from ._side_connection import SideConnection, open_side_connection
 from ._slots import SlotState, identify_system, inspect_slot, slot_in_use, stream_error, verify_slot
-from ._tasks import open_task_group
 
 T = TypeVar("T")
 

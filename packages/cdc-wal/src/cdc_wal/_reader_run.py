@@ -17,6 +17,8 @@ from cdc_core import (
     OutgoingEvent,
     Partition,
     PartitionLag,
+    open_task_group,
+    wait_any,
 )
 from cdc_pgoutput import Lsn
 
@@ -26,7 +28,6 @@ from ._monitor import open_monitor
 from ._opening import open_session
 from ._reconnect import Reconnects
 from ._session import Resume, SlotSession
-from ._tasks import open_task_group, wait_any
 
 if TYPE_CHECKING:
     from ._reader import WalReader

@@ -25,6 +25,8 @@ from cdc_core import (
     PartitionStream,
     TableId,
     WorkerScope,
+    open_task_group,
+    wait_any,
 )
 
 from ._changes import MakeEvent
@@ -35,7 +37,6 @@ from ._reconnect import Reconnects
 from ._schema_changes import SchemaChangeHook
 from ._session import Resume, SlotSession
 from ._side_connection import open_side_connection
-from ._tasks import open_task_group, wait_any
 
 _logger = logging.getLogger("cdc_wal")
 

@@ -1,4 +1,4 @@
-"""Small shapes of structured concurrency that the reader and the source share."""
+"""Small shapes of structured concurrency that transports and readers share."""
 
 from __future__ import annotations
 

@@ -1,0 +1,8 @@
+"""Amazon Kinesis as a transport: order per key through partial failure, shard leases in DynamoDB."""
+
+from ._config import KinesisConfig as KinesisConfig
+from ._errors import AnswerLost as AnswerLost
+from ._errors import AwsAccessError as AwsAccessError
+from ._errors import AwsError as AwsError
+from ._position import KinesisPosition as KinesisPosition
+from ._version import __version__ as __version__

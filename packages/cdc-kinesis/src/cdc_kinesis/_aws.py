@@ -1,0 +1,94 @@
+"""boto3 for the control plane, and for DynamoDB: clients made once, calls in worker threads."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import Any, Final, cast, final
+
+import anyio
+import anyio.to_thread
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ._config import KinesisConfig
+from ._errors import translated
+
+_MAX_THREADS: Final = 16
+
+
+@final
+class Aws:
+    """The services that a transport talks to; nothing is opened before the first call.
+
+    - `session`: the user's own; None for one that finds credentials, profile and region as botocore does.
+
+    Retries are ours, where a request may be repeated: botocore does none.
+    """
+
+    def __init__(self, config: KinesisConfig, session: boto3.Session | None = None) -> None:
+        self._config = config
+        self._session = session
+        self._clients: dict[str, Any] = {}
+        # sessions are not safe for threads, and making a client changes one; clients are safe
+        self._lock = threading.Lock()
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    def client(self, service: str) -> Any:
+        """Return the boto3 client of a service; the first call is slow: run it in a worker thread.
+
+        Raises:
+            ConfigError: no region is known.
+        """
+        with self._lock:
+            if service not in self._clients:
+                self._clients[service] = self._make_client(service)
+            return self._clients[service]
+
+    async def call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Carry out one operation, named as boto3 names it: `await aws.call("kinesis", "list_shards", StreamName=…)`.
+
+        Not cancelled half-way; bounded by the request timeout instead.
+
+        Raises:
+            AwsError: the service refused; its `code` says why.
+            AwsAccessError: credentials or permissions.
+            AnswerLost: the network failed; the operation may have been carried out.
+            ConfigError: no region, or parameters that cannot be.
+        """
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(_MAX_THREADS)
+        return await anyio.to_thread.run_sync(
+            partial(self.call_blocking, service, operation, **parameters), limiter=self._limiter
+        )
+
+    def call_blocking(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Do as `call` does, in a thread of the caller's."""
+        try:
+            answer: dict[str, Any] = getattr(self.client(service), operation)(**parameters)
+        except (BotoCoreError, ClientError) as error:
+            where = {"service": service, "operation": operation, "stream": self._config.stream_name}
+            raise translated(error, where=where) from error
+        return answer
+
+    def _make_client(self, service: str) -> Any:
+        if self._session is None:
+            self._session = boto3.Session()
+        endpoints = {
+            "kinesis": self._config.kinesis_endpoint_url,
+            "dynamodb": self._config.dynamodb_endpoint_url,
+        }
+        session = cast("Any", self._session)  # typed clients would have to be chosen by a literal name
+        return session.client(
+            service,
+            region_name=self._config.region,
+            endpoint_url=endpoints.get(service),
+            config=Config(
+                connect_timeout=min(5.0, self._config.request_timeout_seconds),
+                read_timeout=self._config.request_timeout_seconds,
+                retries={"total_max_attempts": 1},
+                max_pool_connections=_MAX_THREADS,
+                parameter_validation=False,
+            ),
+        )

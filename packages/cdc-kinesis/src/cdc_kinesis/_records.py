@@ -1,0 +1,93 @@
+"""What goes over the wire of the data plane, whichever client sends it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, final
+
+import msgspec
+
+
+@final
+class PutEntry(msgspec.Struct, frozen=True, gc=False):
+    """One record to put; `explicit_hash_key` in decimal, the point of the hash space that decides its shard."""
+
+    data: bytes
+    partition_key: str
+    explicit_hash_key: str
+
+
+@final
+class Stored(msgspec.Struct, frozen=True, gc=False):
+    """An entry that the service stored."""
+
+    shard_id: str
+    sequence_number: str
+
+
+@final
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """An entry that the service did not store, with its own code: throttling or an internal failure."""
+
+    code: str
+    message: str
+
+
+PutOutcome = Stored | Refused
+
+
+@final
+class GotRecord(msgspec.Struct, frozen=True, gc=False):
+    """One record as it stands in a shard; `arrived_at` in seconds since 1970."""
+
+    sequence_number: str
+    partition_key: str
+    data: bytes
+    arrived_at: float
+
+
+@final
+class ChildShard(msgspec.Struct, frozen=True, gc=False):
+    """A shard that follows a closed one: by a split one parent, by a merge two."""
+
+    shard_id: str
+    parents: tuple[str, ...]
+    starting_hash_key: str
+    ending_hash_key: str
+
+
+@final
+class Page(msgspec.Struct, frozen=True, gc=False):
+    """One answer of GetRecords; `next_iterator` is None at the end of a closed shard.
+
+    `millis_behind_latest`: None where the service did not say.
+    """
+
+    records: Sequence[GotRecord]
+    next_iterator: str | None
+    millis_behind_latest: int | None
+    children: Sequence[ChildShard] = ()
+
+
+class DataClient(Protocol):
+    """PutRecords and GetRecords; one try each, no retries."""
+
+    async def put_records(
+        self, entries: Sequence[PutEntry], *, timeout_seconds: float
+    ) -> Sequence[PutOutcome]:
+        """Put records, 500 at most; the outcomes stand in the order of the entries.
+
+        Raises:
+            AnswerLost: all, some or none may have been stored, now or a little later.
+            AwsError, AwsAccessError: the whole request was refused, and nothing stored.
+        """
+        ...
+
+    async def get_records(self, iterator: str, *, limit: int, timeout_seconds: float) -> Page:
+        """Get the next records of a shard.
+
+        Raises:
+            AnswerLost: no answer.
+            AwsError: its `code` is ExpiredIteratorException, ProvisionedThroughputExceededException and the like.
+        """
+        ...
