@@ -105,7 +105,7 @@ async def test_of_eight_that_take_one_lease_at_once_one_wins(raw: RawTable) -> N
 
 
 async def test_a_take_counts_the_change_of_owner_and_leaves_the_rest_of_the_row(raw: RawTable) -> None:
-    extra = {
+    extra: dict[str, dict[str, object]] = {
         "throughputKBps": {"N": "0.000501"},
         "entityType": {"S": "LEASE"},
         "parentShardIds": {"SS": ["x"]},
