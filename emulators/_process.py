@@ -3,8 +3,10 @@
 import contextlib
 import http.client
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -14,16 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-from cdc_testing.servers import ServerStartError, ServerTimeoutError, ServerUnavailableError
-
-# The test kit's own, for servers of the test kit: the emulators are its neighbours in this repository.
-from cdc_testing.servers._guard import Guard  # pyright: ignore[reportPrivateUsage]
-from cdc_testing.servers.postgres._cluster import free_port  # pyright: ignore[reportPrivateUsage]
+from cdc_testing.servers import Guard, ServerStartError, ServerTimeoutError, ServerUnavailableError
 
 LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.02
 _STOP_SECONDS = 10.0
 _PORT_ATTEMPTS = 5
+# Below the range that Linux gives to outgoing connections, as for the embedded PostgreSQL.
+_PORTS = range(15000, 32000)
 _LISTENING = "0A"  # TCP_LISTEN, include/net/tcp_states.h
 
 
@@ -37,6 +37,7 @@ class Program:
         argv: Its command line, given the port it is to take and a directory of its own.
         env: Its environment, `PATH` apart.
         ready_path: What an HTTP GET must get an answer for before the server counts as started.
+        ready: Whether that answer says so; any does where this is None.
         start_timeout_seconds: How long it may take until then.
         stop_signal: What asks it to end.
     """
@@ -45,6 +46,7 @@ class Program:
     argv: Callable[[int, Path], Sequence[str]]
     env: Callable[[int, Path], Mapping[str, str]] = lambda _port, _directory: {}
     ready_path: str = "/"
+    ready: Callable[[bytes], bool] | None = None
     start_timeout_seconds: float = 60.0
     stop_signal: signal.Signals = signal.SIGTERM
 
@@ -159,7 +161,7 @@ def _start(program: Program, guard: Guard, directory: Path) -> tuple[subprocess.
     log = directory / "server.log"
     port = 0
     for _attempt in range(_PORT_ATTEMPTS):
-        port = free_port()
+        port = _free_port()
         env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(directory), "LC_ALL": "C.UTF-8"}
         process = guard.spawn(
             program.argv(port, directory),
@@ -182,9 +184,19 @@ def _start(program: Program, guard: Guard, directory: Path) -> tuple[subprocess.
     raise ServerStartError(f"{program.name} ended while it started", where=f"port {port}", log=_tail(log))
 
 
+def _free_port() -> int:
+    for port in random.sample(_PORTS, 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind((LOOPBACK, port))
+                return port
+    raise ServerStartError("found no free port", where=f"{LOOPBACK}, {_PORTS.start} to {_PORTS.stop - 1}")
+
+
 def _wait_until_ready(program: Program, process: subprocess.Popen[bytes], port: int, log: Path) -> bool:
     deadline = time.monotonic() + program.start_timeout_seconds
-    while not _answers(port, program.ready_path):
+    while not _answers(port, program):
         if process.poll() is not None:
             return False
         if time.monotonic() > deadline:
@@ -198,16 +210,16 @@ def _wait_until_ready(program: Program, process: subprocess.Popen[bytes], port: 
     return True
 
 
-def _answers(port: int, path: str) -> bool:
+def _answers(port: int, program: Program) -> bool:
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5.0)
     try:
-        connection.request("GET", path)
-        connection.getresponse().read()
+        connection.request("GET", program.ready_path)
+        answer = connection.getresponse().read()
     except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
-    return True
+    return program.ready is None or program.ready(answer)
 
 
 def _end(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None:

@@ -6,10 +6,10 @@ const net = require("node:net");
 const listen = net.Server.prototype.listen;
 net.Server.prototype.listen = function (port, ...others) {
   const number = typeof port === "number" || (typeof port === "string" && /^\d+$/.test(port));
-  const host = typeof others[0] === "string";
-  return number && !host
-    ? listen.call(this, Number(port), "127.0.0.1", ...others)
-    : listen.call(this, port, ...others);
+  if (!number) return listen.call(this, port, ...others);
+  const host = typeof others[0] === "string" ? others.shift() : "";
+  const everywhere = host === "" || host === "0.0.0.0" || host === "::";
+  return listen.call(this, Number(port), everywhere ? "127.0.0.1" : host, ...others);
 };
 
 const parent = process.ppid;
