@@ -72,7 +72,7 @@ async def inspect_stream(aws: Aws, name: str, *, tags: bool = False) -> StreamFa
     """Return what is known of a stream, None where there is none; its tags only if asked for."""
     try:
         answer = await call_patiently(aws, "kinesis", "describe_stream_summary", StreamName=name)
-        found = await _tags_of(aws, name) if tags else {}
+        found: Mapping[str, str] = await _tags_of(aws, name) if tags else {}
     except AwsError as error:
         if error.code == "ResourceNotFoundException":
             return None

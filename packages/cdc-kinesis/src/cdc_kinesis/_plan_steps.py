@@ -307,7 +307,7 @@ def _check_encryption(config: KinesisConfig, found: StreamFacts | None) -> Check
 
 def _same_key(current: str, wanted: str) -> bool:
     """Compare two names of a key: id, alias, or the ARN of either."""
-    return current == wanted or current.endswith(f":{wanted}") or current.endswith(f"/{wanted}")
+    return current == wanted or current.endswith((f":{wanted}", f"/{wanted}"))
 
 
 def _power_of_two(least: int) -> int:

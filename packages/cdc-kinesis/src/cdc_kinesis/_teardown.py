@@ -6,12 +6,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from cdc_core import Action, ConfigError, Plan, Step
+from cdc_core import Action, ConfigError, NotProvisioned, Plan, Step
 
 from ._aws import Aws
 from ._config import KinesisConfig
 from ._errors import AwsAccessError, AwsError
 from ._inspection import CREATED_BY_TAG, TableFacts, inspect_stream, inspect_table
+from ._letter_shelf import LetterShelf
 from ._patience import call_patiently, wait_until
 from ._plan_steps import STREAM, TABLE, Call
 
@@ -50,8 +51,10 @@ async def tear_down(aws: Aws, config: KinesisConfig, *, confirm: str) -> Plan:
         await _drop_stream(aws, config, config.dead_letter_stream, await _letters(aws, config)),
     ]
     recorded = await _recorded(aws, config)
-    for name in (config.lease_table, config.meta_table):
-        steps.append(await _drop_table(aws, name, recorded.get(_attribute(config, name))))
+    steps += [
+        await _drop_table(aws, name, recorded.get(_attribute(config, name)))
+        for name in (config.lease_table, config.meta_table)
+    ]
     return Plan(steps=tuple(step for step in steps if step is not None))
 
 
@@ -118,7 +121,13 @@ async def _users(aws: Aws, config: KinesisConfig) -> str:
 
 
 async def _letters(aws: Aws, config: KinesisConfig) -> str:
-    return ""
+    """Say how many dead letters the stream holds, of whichever group."""
+    shelf = LetterShelf(aws, config.dead_letter_stream)
+    try:
+        count = len(await shelf.find(lambda letter, facts: True))
+    except NotProvisioned:
+        return ""
+    return f"holds {count} dead letters" if count else ""
 
 
 async def _tables(aws: Aws) -> Sequence[str]:

@@ -24,6 +24,7 @@ from cdc_core import (
 
 from ._aws import Aws
 from ._config import KinesisConfig
+from ._dead_letters import open_dead_letters, open_error_router
 from ._provisioner import open_provisioner
 
 _TRAITS: Final = Traits(
@@ -74,8 +75,6 @@ class KinesisTransport:
 
     def error_router(self) -> AbstractAsyncContextManager[ErrorRouter]:
         """Open the way into the dead-letter stream."""
-        from ._dead_letters import open_error_router  # type: ignore[import-not-found]  # until it is there
-
         return open_error_router(self.config, self._aws)
 
     def monitor(self) -> AbstractAsyncContextManager[SourceMonitor]:
@@ -86,8 +85,6 @@ class KinesisTransport:
 
     def dead_letters(self) -> AbstractAsyncContextManager[DeadLetters]:
         """Open the dead-letter stream for reading, replaying and discarding."""
-        from ._dead_letters import open_dead_letters  # type: ignore[import-not-found]  # until it is there
-
         return open_dead_letters(self.config, self._aws)
 
     def publisher(self, fence: Fence) -> AbstractAsyncContextManager[WalPublisher]:
