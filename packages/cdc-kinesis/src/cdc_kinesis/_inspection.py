@@ -58,16 +58,6 @@ class TableFacts:
     token: str
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardFacts:
-    """A shard as ListShards tells of it; one that is not open takes no more records."""
-
-    shard_id: str
-    parents: tuple[str, ...]
-    is_open: bool
-
-
 async def inspect_stream(aws: Aws, name: str, *, tags: bool = False) -> StreamFacts | None:
     """Return what is known of a stream, None where there is none; its tags only if asked for."""
     try:
@@ -124,26 +114,6 @@ async def inspect_recovery(aws: Aws, name: str) -> bool | None:
     description: Mapping[str, Any] = answer["ContinuousBackupsDescription"]
     recovery: Mapping[str, Any] = description.get("PointInTimeRecoveryDescription", {})
     return recovery.get("PointInTimeRecoveryStatus") == "ENABLED"
-
-
-async def list_shards(aws: Aws, stream_name: str) -> Sequence[ShardFacts]:
-    """Return all shards of a stream that still hold records or take them."""
-    shards: list[ShardFacts] = []
-    page: Mapping[str, Any] = {"StreamName": stream_name}
-    while True:
-        answer = await call_patiently(aws, "kinesis", "list_shards", **page)
-        for shard in answer["Shards"]:
-            parents = (shard.get("ParentShardId"), shard.get("AdjacentParentShardId"))
-            shards.append(
-                ShardFacts(
-                    shard_id=shard["ShardId"],
-                    parents=tuple(parent for parent in parents if parent),
-                    is_open=shard["SequenceNumberRange"].get("EndingSequenceNumber") is None,
-                )
-            )
-        if not (token := answer.get("NextToken")):
-            return shards
-        page = {"NextToken": token}  # the service takes no stream name beside it
 
 
 async def _tags_of(aws: Aws, name: str) -> Mapping[str, str]:

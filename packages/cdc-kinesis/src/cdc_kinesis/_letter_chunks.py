@@ -68,7 +68,7 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     @property
     def keys(self) -> Sequence[tuple[TableId | None, str | None]]:
-        """What the event occupies: its keys, as digests; events of a table without a key are one key, as in a pipeline."""
+        """What the event occupies: its keys, as digests; events of a table without a key are one key."""
         own = [(self.table_id, key) for key in (self.key, self.related_key) if key is not None]
         return own or [(self.table_id, None)]
 

@@ -90,9 +90,7 @@ class LetterIndex:
         # the first chunk is stored before the others are sent; without it the letter is trimmed, or done
         if header.number or header.facts is None or not self._wanted(header.letter, header.facts):
             return None
-        copy = self._copies[header.letter, header.copy] = _Copy(
-            header.facts, place, set(range(header.count))
-        )
+        copy = self._copies[header.letter, header.copy] = _Copy(header.facts, place, set(range(header.count)))
         return copy
 
 

@@ -127,7 +127,5 @@ class _Cursor:
 
 def _take(index: LetterIndex, shard_id: str, record: GotRecord, arrived_at: float) -> None:
     if (frame := decode_frame(record.data)) is not None:
-        place = Place(
-            shard_id=shard_id, sequence_number=int(record.sequence_number), arrived_at=arrived_at
-        )
+        place = Place(shard_id=shard_id, sequence_number=int(record.sequence_number), arrived_at=arrived_at)
         index.add(place, frame)

@@ -14,10 +14,10 @@ from cdc_core import SourceError
 
 from ._aws import Aws
 from ._errors import RETRYABLE_CODES, AwsError
-from ._inspection import ShardFacts, list_shards
 from ._letter_chunks import hash_key_of, partition_key_of
 from ._patience import call_patiently
 from ._records import GotRecord
+from ._shards import Shard, list_shards
 
 # PutRecords takes 500 records and 10 MiB (service model, PutRecords); less is one try's loss.
 _MAX_PUT_RECORDS: Final = 500
@@ -28,6 +28,7 @@ _MAX_PAUSE_SECONDS: Final = 2.0
 # Five reads a second and shard, of all its readers together (service model, GetRecords).
 _READ_PAUSE_SECONDS: Final = 0.21
 _MAX_GET_RECORDS: Final = 1000
+_FIRST_GET_RECORDS: Final = 25
 _ARRIVAL: Final = "ApproximateArrivalTimestamp"
 
 
@@ -83,12 +84,12 @@ async def put_in_order(aws: Aws, stream_name: str, records: Sequence[LetterRecor
         pause = min(2 * pause, _MAX_PAUSE_SECONDS)
 
 
-async def shards_in_order(aws: Aws, stream_name: str) -> Sequence[ShardFacts]:
+async def shards_in_order(aws: Aws, stream_name: str) -> Sequence[Shard]:
     """Return the shards, parents before their children."""
     shards = {shard.shard_id: shard for shard in await list_shards(aws, stream_name)}
-    ordered: dict[str, ShardFacts] = {}
+    ordered: dict[str, Shard] = {}
 
-    def take(shard: ShardFacts) -> None:
+    def take(shard: Shard) -> None:
         for parent in shard.parents:
             if parent in shards and parent not in ordered:
                 take(shards[parent])
@@ -100,22 +101,22 @@ async def shards_in_order(aws: Aws, stream_name: str) -> Sequence[ShardFacts]:
 
 
 async def read_shard(
-    aws: Aws, stream_name: str, shard_id: str, *, start: str | None = None
+    aws: Aws, stream_name: str, shard_id: str, *, start: str | None = None, page_bytes: int | None = None
 ) -> AsyncGenerator[Sequence[GotRecord], None]:
     """Read a shard page by page until its end, or until nothing more is there.
 
     - `start`: the sequence number of the first record to read; None for the oldest.
+    - `page_bytes`: what a page shall hold, roughly; None for what the service gives, up to 10 MiB.
 
     Raises:
         AwsError: among others where `start` is trimmed away; AwsAccessError, AnswerLost.
     """
-    iterator = await _iterator(aws, stream_name, shard_id, at=start)
+    iterator: str | None = await _iterator(aws, stream_name, shard_id, at=start)
     last: str | None = None
+    limit = _MAX_GET_RECORDS if page_bytes is None else _FIRST_GET_RECORDS
     while iterator is not None:
         try:
-            answer = await call_patiently(
-                aws, "kinesis", "get_records", ShardIterator=iterator, Limit=_MAX_GET_RECORDS
-            )
+            answer = await call_patiently(aws, "kinesis", "get_records", ShardIterator=iterator, Limit=limit)
         except AwsError as error:
             if error.code != "ExpiredIteratorException":  # five minutes old: whoever takes the pages is slow
                 raise
@@ -124,6 +125,9 @@ async def read_shard(
         page = [_record(record) for record in answer["Records"]]
         if page:
             last = page[-1].sequence_number
+            if page_bytes is not None:
+                average = sum(len(record.data) for record in page) // len(page) + 1
+                limit = max(1, min(page_bytes // average, _MAX_GET_RECORDS))
             yield page
         if answer.get("MillisBehindLatest", 0) == 0:
             return
@@ -142,9 +146,7 @@ def _next_request(waiting: Mapping[str, deque[LetterRecord]]) -> Sequence[str]:
     return keys
 
 
-async def _put(
-    aws: Aws, stream_name: str, records: Sequence[LetterRecord]
-) -> tuple[Sequence[bool], str]:
+async def _put(aws: Aws, stream_name: str, records: Sequence[LetterRecord]) -> tuple[Sequence[bool], str]:
     entries = [
         {
             "Data": record.data,
@@ -169,9 +171,7 @@ async def _put(
     return [code is None for code in codes], next((code for code in codes if code is not None), "")
 
 
-async def _iterator(
-    aws: Aws, stream_name: str, shard_id: str, *, at: str | None, after: bool = False
-) -> str:
+async def _iterator(aws: Aws, stream_name: str, shard_id: str, *, at: str | None, after: bool = False) -> str:
     parameters: dict[str, Any] = {"StreamName": stream_name, "ShardId": shard_id}
     if at is None:
         parameters["ShardIteratorType"] = "TRIM_HORIZON"

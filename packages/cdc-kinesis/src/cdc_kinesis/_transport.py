@@ -25,6 +25,7 @@ from cdc_core import (
 from ._aws import Aws
 from ._config import KinesisConfig
 from ._dead_letters import open_dead_letters, open_error_router
+from ._monitor import open_monitor
 from ._provisioner import open_provisioner
 
 _TRAITS: Final = Traits(
@@ -36,6 +37,7 @@ _TRAITS: Final = Traits(
     fresh_start=FreshStart.CONFIGURED,
     fenced=True,
     publishes=True,
+    drops_repeats=True,
 )
 
 
@@ -79,8 +81,6 @@ class KinesisTransport:
 
     def monitor(self) -> AbstractAsyncContextManager[SourceMonitor]:
         """Open the monitor of the stream, the leases and the group's lag."""
-        from ._monitor import open_monitor  # type: ignore[import-not-found]  # until it is there
-
         return open_monitor(self.config, self._aws)
 
     def dead_letters(self) -> AbstractAsyncContextManager[DeadLetters]:
