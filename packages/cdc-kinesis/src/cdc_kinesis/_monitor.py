@@ -202,7 +202,7 @@ class KinesisMonitor:
             meta = None
         if meta is None:  # the group has never started
             return Checkpoint(config.iterator_type), config.start_at
-        return Checkpoint(TRIM_HORIZON) if meta.initialised else meta.initial, meta.start_at
+        return Checkpoint(TRIM_HORIZON) if meta.is_initialised else meta.initial, meta.start_at
 
     def _throttled_seconds_ago(self) -> float | None:
         if self._throttled_at is None:
