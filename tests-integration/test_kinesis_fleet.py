@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -46,11 +47,14 @@ async def test_rules_15_17_18_a_fleet_that_grows_freezes_and_shrinks_loses_nothi
     embedded_aws: EmbeddedAws, anyio_backend: str, tmp_path: Path
 ) -> None:
     config = fleet_config(embedded_aws, f"fleet-{anyio_backend}")
-    await provision(KinesisTransport(config))
+    await provision(KinesisTransport(config, session=embedded_aws.boto3_session()))
     log = Log(tmp_path / "handled")
     stream = Stream(embedded_aws, config.stream_name)
-    start = partial(consumer, anyio_backend, log, config)
-    async with watching_checkpoints(embedded_aws, config) as moved_back, loading(config) as load:
+    start = partial(consumer, anyio_backend, log, config, embedded_aws)
+    async with (
+        watching_checkpoints(embedded_aws, config) as moved_back,
+        loading(embedded_aws, config) as load,
+    ):
         with start("one") as one:
             await until(lambda: log.count("one") > 300, one, what="the first consumer handles rows")
             with start("two") as two:
@@ -199,7 +203,7 @@ class Stream:
     async def _reshard(self, act: Callable[[], None]) -> None:
         await anyio.to_thread.run_sync(act)
         with anyio.fail_after(20):
-            while not await anyio.to_thread.run_sync(self._is_active):
+            while not await anyio.to_thread.run_sync(self._is_active):  # noqa: ASYNC110 - another's state
                 await anyio.sleep(0.05)
 
 
@@ -215,10 +219,11 @@ class Load:
         self._stopping = True
         await self.ended.wait()
 
-    async def publish(self, config: KinesisConfig) -> None:
+    async def publish(self, aws: EmbeddedAws, config: KinesisConfig) -> None:
         number = 0
         try:
-            async with KinesisTransport(config).publisher(OpenFence()) as publisher:
+            transport = KinesisTransport(config, session=aws.boto3_session())
+            async with transport.publisher(OpenFence()) as publisher:
                 while not self._stopping:
                     batch = [row_event(number + offset) for offset in range(100)]
                     number += len(batch)
@@ -273,9 +278,12 @@ def client_of(aws: EmbeddedAws, service: str) -> Any:
 
 
 @contextmanager
-def consumer(backend: str, log: Log, config: KinesisConfig, name: str) -> Generator[subprocess.Popen[bytes]]:
+def consumer(
+    backend: str, log: Log, config: KinesisConfig, aws: EmbeddedAws, name: str
+) -> Generator[subprocess.Popen[bytes]]:
     told = json.dumps(asdict(config))
-    process = subprocess.Popen([sys.executable, str(PROGRAM), backend, name, str(log.path), told])
+    command = [sys.executable, str(PROGRAM), backend, name, str(log.path), told]
+    process = subprocess.Popen(command, env={**os.environ, **aws.environment()})
     try:
         yield process
     finally:
@@ -291,7 +299,7 @@ async def stop(process: subprocess.Popen[bytes]) -> None:
 
 async def until(condition: Callable[[], bool], *processes: subprocess.Popen[bytes], what: str) -> None:
     with anyio.move_on_after(60):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the processes tell by a file
             assert all(process.poll() is None for process in processes), "a consumer ended by itself"
             await anyio.sleep(0.05)
         return
@@ -299,10 +307,10 @@ async def until(condition: Callable[[], bool], *processes: subprocess.Popen[byte
 
 
 @asynccontextmanager
-async def loading(config: KinesisConfig) -> AsyncGenerator[Load]:
+async def loading(aws: EmbeddedAws, config: KinesisConfig) -> AsyncGenerator[Load]:
     load = Load()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(load.publish, config)
+        tasks.start_soon(load.publish, aws, config)
         yield load
         tasks.cancel_scope.cancel()
 
