@@ -299,7 +299,7 @@ async def stop(process: subprocess.Popen[bytes]) -> None:
 
 async def until(condition: Callable[[], bool], *processes: subprocess.Popen[bytes], what: str) -> None:
     with anyio.move_on_after(60):
-        while not condition():  # noqa: ASYNC110 - the processes tell by a file
+        while not condition():
             assert all(process.poll() is None for process in processes), "a consumer ended by itself"
             await anyio.sleep(0.05)
         return
