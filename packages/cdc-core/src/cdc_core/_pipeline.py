@@ -36,6 +36,7 @@ class Pipeline:
     - `retry`: what a failure means, and how it is retried.
     - `poisoned_keys`: what becomes of later events of a key whose event was set aside: they `proceed`, or they
       `park` behind it in the dead letters, in order, until no letter of that key is left.
+    - `drop_repeats`: whether the handler is wrapped with `drop_repeats`; None for as the transport's traits say.
     - `monitor_interval_seconds`: how often, and for how long at most, the transport's monitor is asked.
     - `stalled_after_seconds`: events that wait so long without any being acknowledged make the health bad.
     - `blocked_loop_warning_seconds`: a handler that blocks the event loop for so long is warned about.
@@ -50,6 +51,7 @@ class Pipeline:
     drain_timeout_seconds: float = 20.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     poisoned_keys: Literal["proceed", "park"] = "proceed"
+    drop_repeats: bool | None = None
     monitor_interval_seconds: float = 10.0
     stalled_after_seconds: float = 60.0
     blocked_loop_warning_seconds: float = 1.0
@@ -138,7 +140,7 @@ class RunningPipeline:
     @property
     def counters(self) -> Counters:
         """What it did so far."""
-        return self._run.tally.snapshot()
+        return self._run.counters()
 
     def stop(self) -> None:
         """Ask it to drain; returns at once. `wait` tells when it is done."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast, final
 
 import anyio
@@ -14,8 +15,9 @@ from ._health import Check, CheckState, Health
 from ._iteration import iterating
 from ._parking import ParkedKeys
 from ._partition_work import PartitionWork, leaves_of, logger
-from ._progress import PartitionProgress, Tally
+from ._progress import Counters, PartitionProgress, Tally
 from ._protocols import ErrorRouter
+from ._repeats import DropRepeats, drop_repeats
 from ._sampling import LoopWatch, MonitorSampler, is_waiting
 from ._streams import PartitionStream
 from ._telemetry import PipelineTelemetry
@@ -40,6 +42,7 @@ class PipelineRun:
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
+        pipeline, self._repeats = _dropping_repeats(pipeline)
         self._pipeline = pipeline
         self._state = _State.STARTING
         self._since = time.time()
@@ -90,6 +93,12 @@ class PipelineRun:
         if self._state is _State.STARTING:
             self._scope.cancel()  # nothing was taken, so there is nothing to drain
         self._intake.cancel()
+
+    def counters(self) -> Counters:
+        """Return what it did so far."""
+        if self._repeats is not None:
+            self.tally.repeats = self._repeats.dropped
+        return self.tally.snapshot()
 
     def health(self) -> Health:
         """Say how it is, from memory alone."""
@@ -195,6 +204,16 @@ class PipelineRun:
             remedy="list them, mend their cause, and replay or discard them",
             since=since,
         )
+
+
+def _dropping_repeats(pipeline: Pipeline) -> tuple[Pipeline, DropRepeats | None]:
+    """Return the pipeline with its handler wrapped where it is to be, and what wraps it, if anything does."""
+    wanted = pipeline.drop_repeats
+    if wanted is None:
+        wanted = pipeline.transport.traits.drops_repeats
+    if wanted and not isinstance(pipeline.handler, DropRepeats):
+        pipeline = replace(pipeline, handler=drop_repeats(pipeline.handler))
+    return pipeline, pipeline.handler if isinstance(pipeline.handler, DropRepeats) else None
 
 
 def _split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
