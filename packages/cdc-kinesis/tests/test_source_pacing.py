@@ -60,9 +60,7 @@ async def test_two_groups_share_the_limit_of_a_shard_and_two_streams_do_not(
 ) -> None:
     clock, _ = slept
     pacing = Pacing(clock=clock)
-    mine, others, elsewhere = (
-        pacing.of(config, "shard-0") for config in (CONFIG, OTHER_GROUP, OTHER_STREAM)
-    )
+    mine, others, elsewhere = (pacing.of(config, "shard-0") for config in (CONFIG, OTHER_GROUP, OTHER_STREAM))
     await mine.turn()
     await elsewhere.turn()
     assert clock.now == 1000.0

@@ -13,7 +13,8 @@ from cdc_core import Event, Partition, PartitionLost
 from cdc_kinesis._config import KinesisConfig
 from cdc_kinesis._position import KinesisPosition
 from cdc_kinesis._records import GotRecord
-from cdc_kinesis._rows import Checkpoint, RowBuffer, SubRecord
+from cdc_kinesis._leases import Checkpoint
+from cdc_kinesis._rows import RowBuffer, SubRecord
 from cdc_kinesis._shard_stream import ShardStream
 
 pytestmark = pytest.mark.anyio

@@ -211,7 +211,9 @@ def plan(
     - `random`: so that workers that start together do not all run for the same lease.
     """
     active = [
-        lease for lease in leases if not lease.is_done and (lease.shard_id in ready or lease.owner is not None)
+        lease
+        for lease in leases
+        if not lease.is_done and (lease.shard_id in ready or lease.owner is not None)
     ]
     awaited = [lease for lease in active if _is_awaited(lease, me, clock)]
     not_to_take = {*held, *(lease.shard_id for lease in awaited)}

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import final
+from typing import Final, final
 
 from cdc_core import SourceError
 
+from ._aws import Aws
 from ._config import KinesisConfig
+from ._meta_table import KEY
+
+# A quiet shard is marked so often within the retention: a consumer that was stopped for less than the rest of it
+# is not suspected of having missed anything.
+_MARK_SHARE: Final = 1 / 8
 
 
 class ShardGap(SourceError):
@@ -54,27 +60,26 @@ class Retention:
     at a record of that age) that is within the retention.
 
     - `retention_seconds`: of the stream.
-    - `read_until`: such a moment that an earlier owner has written down, in seconds since 1970; None for none.
+    - `marks`: such moments that earlier owners have written down.
     - `clock`: monotonic seconds, for the moments of this reader; no clock is compared with the service's.
     """
 
     def __init__(
         self,
         config: KinesisConfig,
+        shard_id: str,
         retention_seconds: float,
+        marks: ReadMarks,
         *,
-        read_until: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
+        self._shard_id = shard_id
         self._retention_seconds = retention_seconds
+        self._marks = marks
         self._clock = clock
-        self._until: float | None = None if read_until is None else clock() - (time.time() - read_until)
-
-    @property
-    def read_until(self) -> float | None:
-        """Until when all was read, in seconds since 1970; None where that is not known."""
-        return None if self._until is None else time.time() - (self._clock() - self._until)
+        self._until: float | None = None
+        self._marked_at: float | None = None
 
     def was_read(self, *, sent_at: float, millis_behind_latest: int | None) -> None:
         """Note a read: at `sent_at` it stood so far behind the tip."""
@@ -87,11 +92,63 @@ class Retention:
             return False
         return millis_behind_latest == 0 or millis_behind_latest / 1000 >= 0.999 * self._retention_seconds
 
-    def check(self, shard_id: str, last: str, following: str | None) -> None:
+    async def check(self, last: str | None, following: str | None) -> None:
         """Make sure that nothing can be missing between two records.
 
         Raises:
             ShardGap: something is, or may be.
+            CdcError: the marks cannot be read.
         """
+        if self._until is None:
+            mark = await self._marks.read(self._shard_id)
+            self._until = None if mark is None else self._clock() - (time.time() - mark)
         if self._until is None or self._clock() - self._until >= self._retention_seconds:
-            raise ShardGap(self._config, shard_id, last, following)
+            raise ShardGap(self._config, self._shard_id, last, following)
+
+    async def mark(self, last_arrived_at: float | None) -> None:
+        """Write down that all is read and done, where the last record is so old that it may be gone the next time.
+
+        - `last_arrived_at`: of the last record that is done, in seconds since 1970; None where none was read yet.
+        """
+        now, until = self._clock(), self._until
+        if until is None:
+            return
+        read_until = time.time() - (now - until)
+        every = self._retention_seconds * _MARK_SHARE
+        if last_arrived_at is not None and read_until - last_arrived_at < every:
+            return
+        if self._marked_at is None or now - self._marked_at >= every:
+            await self._marks.write(self._shard_id, read_until)
+            self._marked_at = now
+
+
+@final
+class ReadMarks:
+    """Items of the group's meta table, one for a quiet shard: until when all of it is read and done."""
+
+    def __init__(self, aws: Aws, table_name: str) -> None:
+        self._aws = aws
+        self._table_name = table_name
+
+    async def read(self, shard_id: str) -> float | None:
+        """Return the mark of a shard, in seconds since 1970; None where there is none."""
+        answer = await self._aws.call(
+            "dynamodb", "get_item", TableName=self._table_name, Key=_key(shard_id), ConsistentRead=True
+        )
+        item: dict[str, dict[str, str]] = answer.get("Item", {})
+        return float(item["readUntil"]["N"]) if "readUntil" in item else None
+
+    async def write(self, shard_id: str, read_until: float) -> None:
+        """Write the mark of a shard."""
+        await self._aws.call(
+            "dynamodb",
+            "update_item",
+            TableName=self._table_name,
+            Key=_key(shard_id),
+            UpdateExpression="SET readUntil = :until",
+            ExpressionAttributeValues={":until": {"N": f"{read_until:.3f}"}},
+        )
+
+
+def _key(shard_id: str) -> dict[str, dict[str, str]]:
+    return {KEY: {"S": f"read/{shard_id}"}}

@@ -10,6 +10,7 @@ import msgspec
 
 from cdc_core import Event, Lane
 
+from ._leases import Checkpoint
 from ._position import KinesisPosition
 from ._record_data import decode_record
 from ._records import GotRecord
@@ -28,14 +29,6 @@ class SubRecord(msgspec.Struct, frozen=True, gc=False):
 Row = GotRecord | SubRecord
 TakeApart = Callable[[GotRecord], Sequence[SubRecord] | None]
 """Returns the rows of an aggregated record, None where it is none."""
-
-
-@final
-class Checkpoint(msgspec.Struct, frozen=True, gc=False):
-    """All up to this row is done: the record's sequence number, and the row's number in it."""
-
-    sequence_number: str
-    sub_sequence: int
 
 
 @final

@@ -16,11 +16,12 @@ from cdc_core import AccessError, Backoff, CdcError, NotProvisioned, RetryPolicy
 
 from ._aws import Aws
 from ._config import KinesisConfig
+from ._leases import Checkpoint
 from ._errors import AwsError
 from ._pacing import ShardPace
 from ._records import ChildShard, DataClient, Page
-from ._retention import Retention, ShardGap
-from ._rows import Checkpoint, size_of
+from ._retention import Retention
+from ._rows import size_of
 from ._shard_stream import ShardStream
 
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class ShardReader:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.children: Sequence[ChildShard] = ()
+        self.last_arrived_at: float | None = None
         self._config = config
         self._aws = aws
         self._data = data
@@ -97,8 +99,9 @@ class ShardReader:
             CdcError: what no further try can mend.
         """
         try:
-            while not await self._read(await self._insist(self._new_iterator)):
-                pass
+            while (iterator := await self._insist(self._new_iterator)) is not None:
+                if await self._read(iterator):
+                    break
         finally:
             self._lags.pop(self._shard_id, None)
         self._stream.end()
@@ -110,7 +113,7 @@ class ShardReader:
             if self._clock() - issued_at > _ITERATOR_SECONDS:
                 return False
             page = await self._insist(partial(self._get, iterator))
-            if page is None or not self._is_complete(page):
+            if page is None or not await self._insist(partial(self._is_complete, page)):
                 return False
             issued_at = self._clock()
             self._take_note(page)
@@ -144,11 +147,14 @@ class ShardReader:
         records, behind = page.records, page.millis_behind_latest
         if records:
             self._last = records[-1].sequence_number
+            self.last_arrived_at = records[-1].arrived_at
         if behind is not None:
             self._lags[self._shard_id] = ShardLag(behind, time.time())
-        self._retention.was_read(sent_at=self._sent_at, millis_behind_latest=behind)
+        if self._last is not None or self._start.checkpoint is None:
+            # not before the record of the checkpoint was met: what may be missing stands between the two
+            self._retention.was_read(sent_at=self._sent_at, millis_behind_latest=behind)
 
-    def _is_complete(self, page: Page) -> bool:
+    async def _is_complete(self, page: Page) -> bool:
         """Say whether a page follows what was read before; False where reading must go on from the oldest record.
 
         The first record behind a checkpoint is the checkpoint's own: the iterator stands AT it, since the row of a
@@ -160,14 +166,14 @@ class ShardReader:
         checkpoint = self._start.checkpoint
         if self._last is not None or checkpoint is None:
             if page.records and self._last is not None:
-                self._retention.check(self._shard_id, self._last, page.records[0].sequence_number)
+                await self._retention.check(self._last, page.records[0].sequence_number)
             return True
         first = page.records[0].sequence_number if page.records else None
         if first == checkpoint.sequence_number:
             return True
         if first is None and not self._retention.is_over(page.millis_behind_latest):
             return True  # an empty page says nothing: the next one may hold it
-        self._retention.check(self._shard_id, checkpoint.sequence_number, first)
+        await self._retention.check(checkpoint.sequence_number, first)
         _logger.info(
             "the record of the checkpoint is trimmed, and nothing came behind it",
             extra={"shard": self._shard_id, "sequence_number": checkpoint.sequence_number},
@@ -176,21 +182,28 @@ class ShardReader:
         # an iterator at a trimmed record may stand still for long: a new one starts at the oldest
         return first is not None
 
-    async def _new_iterator(self) -> str:
-        parameters: dict[str, Any] = {
-            "StreamName": self._config.stream_name,
-            "ShardId": self._shard_id,
-            **self._place(),
-        }
+    async def _new_iterator(self) -> str | None:
+        """Get an iterator; None where the shard is gone from the stream, and nothing of it is missing."""
+        place = self._place()
         try:
-            answer = await self._aws.call("kinesis", "get_shard_iterator", **parameters)
+            answer = await self._aws.call(
+                "kinesis",
+                "get_shard_iterator",
+                StreamName=self._config.stream_name,
+                ShardId=self._shard_id,
+                **place,
+            )
         except AwsError as error:
-            at = parameters.get("StartingSequenceNumber")
+            at = place.get("StartingSequenceNumber")
             if error.code == "ResourceNotFoundException":
                 await self._require_stream()
-                raise ShardGap(self._config, self._shard_id, at, None) from error
+                await self._retention.check(at, None)
+                return None
             if error.code == "InvalidArgumentException" and at is not None:
-                raise ShardGap(self._config, self._shard_id, at, None) from error
+                # what a sequence number may get that the service does not know any more
+                await self._retention.check(at, None)
+                self._start, self._last = Start("TRIM_HORIZON"), None
+                return await self._new_iterator()
             raise
         iterator: str = answer["ShardIterator"]
         return iterator

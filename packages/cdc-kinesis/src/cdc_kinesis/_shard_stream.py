@@ -11,12 +11,13 @@ from typing import Final, Protocol, Self, final
 import anyio
 import anyio.lowlevel
 
-from cdc_core import AckTracker, CdcError, Event, Lane, Partition, PartitionLost, WorkerScope
+from cdc_core import AckTracker, Event, Lane, Partition, PartitionLost, WorkerScope
 
 from ._config import KinesisConfig
+from ._leases import Checkpoint
 from ._position import KinesisPosition
 from ._records import GotRecord
-from ._rows import Checkpoint, EventBatch, RowBuffer
+from ._rows import EventBatch, RowBuffer
 
 
 class Writer(Protocol):
@@ -69,7 +70,6 @@ class ShardStream:
         self.changed: Final = Signal()
         self.stale_acks = 0
         self.valid_until = valid_until
-        self.failure: CdcError | None = None
         self._partition = partition
         self._config = config
         self._buffer = buffer
@@ -135,8 +135,6 @@ class ShardStream:
     async def __anext__(self) -> Sequence[Event]:
         await anyio.lowlevel.checkpoint()  # before a batch is taken: a cancelled worker takes none with it
         while True:
-            if self.failure is not None:
-                raise self.failure
             if not self.is_owned or self._revoking_at is not None:
                 raise StopAsyncIteration
             if (batch := self._take()) is not None:
@@ -187,12 +185,6 @@ class ShardStream:
     def end(self) -> None:
         """The shard is read to its end: the iteration ends behind what is buffered."""
         self._is_read = True
-        self._wake()
-
-    def fail(self, error: CdcError) -> None:
-        """End the iteration with what ended the source."""
-        self.failure = error
-        self.scope.abandon()
         self._wake()
 
     def revoke(self, deadline: float) -> None:
