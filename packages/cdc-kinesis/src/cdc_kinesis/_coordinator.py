@@ -187,8 +187,8 @@ class Coordinator:
             config, summary, now, bucket_hash=self._bucket_hash, has_leases=bool(leases)
         )
         membership.retention_seconds = 3600.0 * summary["RetentionPeriodHours"]
-        await self._discover(None if meta.initialised else meta.initial)
-        if not meta.initialised:
+        await self._discover(None if meta.is_initialised else meta.initial)
+        if not meta.is_initialised:
             meta = await self._meta_table.mark_initialised(meta)
         membership.meta = meta
 
