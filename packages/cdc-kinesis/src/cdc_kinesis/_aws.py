@@ -46,6 +46,12 @@ class Aws:
                 self._clients[service] = self._make_client(service)
             return self._clients[service]
 
+    @property
+    def session(self) -> boto3.Session:
+        """The user's own session, or the one made for them; not for two threads at once."""
+        with self._lock:
+            return self._made_session()
+
     async def call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
         """Carry out one operation, named as boto3 names it: `await aws.call("kinesis", "list_shards", StreamName=…)`.
 
@@ -73,13 +79,11 @@ class Aws:
         return answer
 
     def _make_client(self, service: str) -> Any:
-        if self._session is None:
-            self._session = boto3.Session()
         endpoints = {
             "kinesis": self._config.kinesis_endpoint_url,
             "dynamodb": self._config.dynamodb_endpoint_url,
         }
-        session = cast("Any", self._session)  # typed clients would have to be chosen by a literal name
+        session = cast("Any", self._made_session())  # typed clients would have to be chosen by a literal name
         return session.client(
             service,
             region_name=self._config.region,
@@ -92,3 +96,8 @@ class Aws:
                 parameter_validation=False,
             ),
         )
+
+    def _made_session(self) -> boto3.Session:
+        if self._session is None:
+            self._session = boto3.Session()
+        return self._session
