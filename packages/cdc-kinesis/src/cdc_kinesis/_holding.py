@@ -56,11 +56,11 @@ class Membership:
     lanes: Sequence[Lane]
     take_apart: TakeApart
     drain_timeout_seconds: float
-    failed: Callable[[CdcError], None]
     meta: Meta | None = None
     retention_seconds: float = 24 * 3600.0
     lags: dict[str, ShardLag] = field(default_factory=dict[str, ShardLag])
     clock: Callable[[], float] = time.monotonic
+    failed: Callable[[CdcError], None] = lambda error: None
 
 
 @final

@@ -36,9 +36,7 @@ class Stored(msgspec.Struct, frozen=True, gc=False, rename="pascal"):
 
 
 @final
-class Refused(
-    msgspec.Struct, frozen=True, gc=False, rename={"code": "ErrorCode", "message": "ErrorMessage"}
-):
+class Refused(msgspec.Struct, frozen=True, gc=False, rename={"code": "ErrorCode", "message": "ErrorMessage"}):
     """An entry that the service did not store, with its own code: throttling or an internal failure."""
 
     code: str

