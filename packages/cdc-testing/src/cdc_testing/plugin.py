@@ -3,6 +3,8 @@
 Fixtures:
     embedded_postgres: One PostgreSQL server for the session (with pytest-xdist: for each worker).
     postgres_database: A fresh database on it, dropped after the test together with its slots.
+    embedded_kinesis: One Kinesis for the session, in threads of this process, with faults on demand.
+    embedded_aws: That Kinesis, and one DynamoDB for the session.
     tcp_proxy: Opens an in-process TCP proxy with faults on demand.
 
 Option `--cdc-postgres-version`: the server's major version. Where a server's programs are missing, its tests
@@ -23,6 +25,7 @@ import pytest
 
 if TYPE_CHECKING:
     from .servers import ServerError
+    from .servers.kinesis import EmbeddedAws, EmbeddedKinesis
     from .servers.postgres import EmbeddedPostgres
     from .servers.tcp_proxy import ProxyFactory
 
@@ -86,6 +89,29 @@ def postgres_database(embedded_postgres: "EmbeddedPostgres") -> Generator[Postgr
         if not embedded_postgres.running:  # stopped, or crashed, by the test
             embedded_postgres.start()
         embedded_postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def embedded_kinesis() -> Generator["EmbeddedKinesis"]:
+    """A Kinesis, shared by the session's tests: take streams of your own names, and faults back."""
+    from .servers.kinesis import start_kinesis
+
+    with start_kinesis() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def embedded_aws(embedded_kinesis: "EmbeddedKinesis") -> Generator["EmbeddedAws"]:
+    """`embedded_kinesis` with a DynamoDB beside it, shared by the session's tests (per xdist worker)."""
+    from .servers import ServerUnavailableError
+    from .servers.kinesis import EmbeddedAws, start_dynamodb
+
+    with ExitStack() as stack:
+        try:
+            dynamodb = stack.enter_context(start_dynamodb())
+        except ServerUnavailableError as error:
+            _without_server(error)
+        yield EmbeddedAws(embedded_kinesis, dynamodb)
 
 
 @pytest.fixture

@@ -1,0 +1,186 @@
+"""From an HTTP request to its answer, without sockets: codec, faults, the service, the log."""
+
+import logging
+import re
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, final
+
+from ._calls import Call, LoggedCall, describe_call
+from ._codec import CODECS, JSON, Codec
+from ._faults import Delay, Drop, Fault, Faults, Hold, Refuse
+from ._operations import OPERATIONS, Operation
+from ._refusal import Refusal
+from ._service import Answer, Service
+from ._writing import put_record, put_records
+
+_TARGET: Final = "Kinesis_20131202."
+_CREDENTIAL: Final = re.compile(r"AWS4-HMAC-SHA256 .*?Credential=([^/,\s]+)/\d{8}/[^/]+/kinesis/aws4_request")
+_logger = logging.getLogger("cdc_testing.servers.kinesis")
+
+
+class HttpAnswer(NamedTuple):
+    """What goes back to a client."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@final
+class Front:
+    """One server's service, faults, clock and log; safe for threads.
+
+    Args:
+        service: The streams.
+        clock: Seconds since 1970.
+        log_size: How many requests the log holds.
+    """
+
+    def __init__(
+        self, service: Service, *, clock: Callable[[], float] = time.time, log_size: int = 10_000
+    ) -> None:
+        self.service = service
+        self.faults = Faults()
+        self.lock = threading.Lock()
+        self._clock = clock
+        self._advanced = 0.0
+        self._log: deque[LoggedCall] = deque(maxlen=log_size)
+        self._logged = 0
+
+    def now(self) -> float:
+        """The server's time."""
+        return self._clock() + self._advanced
+
+    def advance(self, seconds: float) -> None:
+        """Move the server's time on."""
+        if seconds < 0:
+            raise ValueError(f"time does not run backwards: {seconds}")
+        with self.lock:
+            self._advanced += seconds
+
+    def calls(self) -> Sequence[LoggedCall]:
+        """The latest requests, oldest first."""
+        with self.lock:
+            return tuple(self._log)
+
+    def answer(self, headers: Mapping[str, str], body: bytes) -> HttpAnswer | None:
+        """Carry out a request; None: close the connection without an answer.
+
+        Args:
+            headers: By their names, which may be looked up in lower case.
+        """
+        codec = CODECS.get(headers.get("content-type", JSON).partition(";")[0].strip(), CODECS[JSON])
+        try:
+            operation = _operation(headers)
+            access_key = _access_key(headers)
+            request = codec.decode(operation, body)
+        except Refusal as refusal:
+            return _refused(refusal, codec)
+        call = describe_call(
+            self.service, request, operation=operation.name, access_key=access_key, at=self.now()
+        )
+        return self._carry_out(operation, request, call, codec)
+
+    def _carry_out(
+        self, operation: Operation[Any], request: Any, call: Call, codec: Codec
+    ) -> HttpAnswer | None:
+        met = self.faults.meeting(call, call.at)
+        answer: Answer | None = None
+        refusal: Refusal | None = None
+        stored = False
+        answered = True
+        try:
+            answered = self._meet(met, stored=False)
+            if answered:
+                answer = self._call(operation, request, call)
+                stored = True
+                answered = self._meet(met, stored=True)
+        except Refusal as error:
+            refusal = error
+        except Exception:
+            # A bug of this server's: the client sees what it would see of the service's own.
+            _logger.exception("the embedded Kinesis failed", extra={"operation": call.operation})
+            refusal = Refusal("InternalFailure", "the embedded server failed; see its log", status=500)
+        self._record(call, answer, refusal, stored=stored, answered=answered)
+        if not answered:
+            return None
+        if refusal is not None:
+            return _refused(refusal, codec)
+        return HttpAnswer(200, _headers(codec), codec.encode(answer))
+
+    def _call(self, operation: Operation[Any], request: Any, call: Call) -> Answer:
+        with self.lock:
+            now = self.now()
+            rejecting = self.faults.rejecting(call, now) if call.records else None
+            if rejecting is None:
+                return operation(self.service, request, now)
+            put: Callable[..., Answer] = put_records if call.operation == "PutRecords" else put_record
+            return put(self.service, request, now, rejecting)
+
+    def _meet(self, met: Sequence[Fault], *, stored: bool) -> bool:
+        """Undergo the faults of one side; whether the request goes on. Raises what is to be answered."""
+        for fault in met:
+            match fault.rule.action:
+                case Delay() | Hold() as wait if wait.stored == stored:
+                    self.faults.pause(fault)
+                case Drop() as drop if drop.stored == stored:
+                    return False
+                case Refuse() as refuse if refuse.stored == stored:
+                    raise Refusal(refuse.code, refuse.message, status=refuse.status)
+                case _:
+                    pass
+        return True
+
+    def _record(
+        self, call: Call, answer: Answer | None, refusal: Refusal | None, *, stored: bool, answered: bool
+    ) -> None:
+        rejected = returned = 0
+        if answer is not None:
+            rejected = answer.get("FailedRecordCount", 0)
+            returned = len(answer["Records"]) if call.operation == "GetRecords" else 0
+        with self.lock:
+            self._logged += 1
+            self._log.append(
+                LoggedCall(
+                    number=self._logged,
+                    call=call,
+                    code="" if refusal is None else refusal.code,
+                    rejected=rejected,
+                    returned=returned,
+                    answered=answered,
+                    stored=stored,
+                )
+            )
+
+
+def _operation(headers: Mapping[str, str]) -> Operation[Any]:
+    target = headers.get("x-amz-target", "")
+    operation = OPERATIONS.get(target.removeprefix(_TARGET)) if target.startswith(_TARGET) else None
+    if operation is None:
+        raise Refusal("UnknownOperationException", f"{target or 'no X-Amz-Target'} is not known here")
+    return operation
+
+
+def _access_key(headers: Mapping[str, str]) -> str:
+    authorization = headers.get("authorization", "")
+    if not authorization:
+        raise Refusal("MissingAuthenticationTokenException", "Missing Authentication Token")
+    found = _CREDENTIAL.search(authorization)
+    if found is None:
+        raise Refusal(
+            "IncompleteSignatureException", "Authorization is not AWS Signature Version 4 for kinesis"
+        )
+    return found[1]
+
+
+def _refused(refusal: Refusal, codec: Codec) -> HttpAnswer:
+    content = {"__type": refusal.code, "message": refusal.message}
+    return HttpAnswer(refusal.status, _headers(codec), codec.encode(content))
+
+
+def _headers(codec: Codec) -> tuple[tuple[str, str], ...]:
+    return (("Content-Type", codec.content_type), ("x-amzn-RequestId", str(uuid.uuid4())))
