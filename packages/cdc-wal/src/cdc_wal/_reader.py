@@ -24,7 +24,8 @@ class WalReader:
 
     - `to`: the transport; its publisher is opened anew after a terminal error, from the confirmed LSN.
     - `name`: in logs, health and the dead letters of what the publisher rejects; default: the slot's name.
-    - `password`: called on every connection; `on_schema_change`: awaited before the first row of a new shape.
+    - `password`: called on every connection.
+    - `on_schema_change`: awaited when the publisher has accepted all before a table's new shape, and nothing of it.
     - `drain_timeout_seconds`: how long leaving waits for receipts.
 
     A value: each `running()` or `run()` is a new run.
@@ -112,7 +113,7 @@ class RunningReader:
 
     @property
     def rejected(self) -> int:
-        """How many events the publisher refused and the dead letters have, of the connections that have ended."""
+        """How many events the dead letters have instead of the transport, of the connections that have ended."""
         return self._run.rejected
 
     @property

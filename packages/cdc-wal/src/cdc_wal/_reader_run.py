@@ -124,7 +124,7 @@ class ReaderRun:
             self._reader.to.publisher(SessionFence(session, self._config)) as publisher,
             open_error_router(self._config, password=password) as router,
         ):
-            flow = Flow(session, publisher, router, self._reader.name, self._config.max_buffered_bytes)
+            flow = Flow(session, publisher, router, self._reader.name, self._config)
             self._session = session
             connected_at = anyio.current_time()
             try:
