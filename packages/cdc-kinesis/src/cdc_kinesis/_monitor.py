@@ -19,7 +19,6 @@ from cdc_core import (
     Partition,
     PartitionLag,
     Unknown,
-    open_task_group,
 )
 
 from ._aws import Aws
@@ -118,18 +117,26 @@ class KinesisMonitor:
         start, start_at = await self._start()
         waiting = _checkpoints(shards, {lease.shard_id: lease for lease in leases}, start)
         found: dict[str, float | Unknown] = {}
+        failures: list[CdcError] = []
         limiter = anyio.CapacityLimiter(_LOOKS_AT_ONCE)
 
         async def look(shard_id: str, checkpoint: Checkpoint) -> None:
             async with limiter:
-                seen = await self._probe.look(shard_id, checkpoint, start_at=start_at)
+                try:
+                    seen = await self._probe.look(shard_id, checkpoint, start_at=start_at)
+                except CdcError as error:  # raised behind the group, which would wrap it
+                    failures.append(error)
+                    tasks.cancel_scope.cancel()
+                    return
             found[shard_id] = seen.lag_seconds
             if seen.throttled:
                 self._throttled_at = self._monotonic()
 
-        async with open_task_group() as tasks:
+        async with anyio.create_task_group() as tasks:
             for shard_id, checkpoint in waiting.items():
                 tasks.start_soon(look, shard_id, checkpoint)
+        if failures:
+            raise failures[0]
         self._lags, self._measured_at = found, self._monotonic()
         return [
             PartitionLag(
