@@ -52,8 +52,8 @@ class Front:
         self._logged = 0
 
     def now(self) -> float:
-        """The server's time."""
-        return self._clock() + self._advanced
+        """The server's time, to the millisecond: the precision of all times that the service tells."""
+        return round(self._clock() + self._advanced, 3)
 
     def advance(self, seconds: float) -> None:
         """Move the server's time on."""
