@@ -154,7 +154,7 @@ def types(session: nox.Session) -> None:
     for package in WORKSPACE.packages:
         folders = [package.source, *([package.tests] if package.test_files() else [])]
         commands.append(["mypy", *(str(folder.relative_to(ROOT)) for folder in folders)])
-    programs = with_python("examples", "benchmarks", "emulators", "tests-integration")
+    programs = with_python("examples", "benchmarks", "emulators", "localstack", "tests-integration")
     commands += [["mypy", folder] for folder in programs]
     commands += [["mypy", "tools", "docs", "noxfile.py"]]
     python = str(Path(session.bin) / "python")
@@ -201,8 +201,9 @@ def tests(session: nox.Session, version: str) -> None:
 def integration(session: nox.Session) -> None:
     """Run what needs real servers, and the README's and the examples' programs."""
     session.install(*wheels_of(WORKSPACE.packages), *group("test", "examples"))
-    # Before the tests, whose time is limited. Where npm is missing, the tests say what they could not run.
-    session.run("python", "-m", "emulators.postgres", "--fetch", success_codes=[0, 1])
+    # Before the tests, whose time is limited. Where npm or Maven is missing, the tests say what they could not run.
+    for server in ("postgres", "kinesis", "dynamodb", "localstack"):
+        session.run("python", "-m", f"emulators.{server}", "--fetch", success_codes=[0, 1])
     run_pytest(session, ["python"], [ROOT / "tests-integration", ROOT / "emulators"])
 
 

