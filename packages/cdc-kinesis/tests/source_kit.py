@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -43,7 +43,8 @@ class Kit:
             "poll_interval_seconds": 0.05,
         }
         self.config = KinesisConfig(**(defaults | settings))
-        self.aws = self.new_aws()
+        # moto's first answer takes seconds
+        self.aws = self.new_aws(config=replace(self.config, failover_seconds=60.0))
         self.leases = LeaseTable(self.aws, self.config.lease_table)
 
     def new_aws(self, access_key_id: str | None = None, config: KinesisConfig | None = None) -> Aws:
@@ -178,26 +179,31 @@ async def consuming(
 ) -> AsyncGenerator[Consumer]:
     """Open a source and work on its streams until the block ends."""
     consumer = Consumer(acks=acks)
-    async with anyio.create_task_group() as workers:
-        async with source.open(drain_timeout_seconds=drain_timeout_seconds) as streams:
-            intake = anyio.CancelScope()
+    failure: BaseException | None = None
+    async with (
+        anyio.create_task_group() as workers,
+        source.open(drain_timeout_seconds=drain_timeout_seconds) as streams,
+    ):
+        intake = anyio.CancelScope()
 
-            async def take() -> None:
-                with intake:
-                    await consumer.take(streams, workers)
+        async def take() -> None:
+            with intake:
+                await consumer.take(streams, workers)
 
-            workers.start_soon(take)
-            try:
-                yield consumer
-            except BaseException:
-                workers.cancel_scope.cancel()
-                raise
-            intake.cancel()
+        workers.start_soon(take)
+        try:
+            yield consumer
+        except Exception as error:  # noqa: BLE001 - raised again behind the cancelled workers, which would hide it
+            failure = error
+            workers.cancel_scope.cancel()
+        intake.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
     with anyio.move_on_after(PATIENCE_SECONDS):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - what others hold tells no event
             await anyio.sleep(0.02)
         return
     raise AssertionError(f"{what}: not in time")

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_core import Event, Partition, PartitionLost
+from cdc_kinesis._aggregation import Aggregate
 from cdc_kinesis._config import KinesisConfig
+from cdc_kinesis._leases import Checkpoint
 from cdc_kinesis._position import KinesisPosition
 from cdc_kinesis._records import GotRecord
-from cdc_kinesis._leases import Checkpoint
-from cdc_kinesis._rows import RowBuffer, SubRecord
+from cdc_kinesis._rows import RowBuffer
 from cdc_kinesis._shard_stream import ShardStream
 
 pytestmark = pytest.mark.anyio
@@ -43,14 +44,11 @@ def record(number: int, *, size: int = 10) -> GotRecord:
 
 
 def aggregate(number: int, rows: int) -> GotRecord:
-    """Return a record that `take_apart` makes so many rows of."""
-    return GotRecord(str(number), "k", b"A%d" % rows, 0.0)
-
-
-def take_apart(record: GotRecord) -> Sequence[SubRecord] | None:
-    if not record.data.startswith(b"A"):
-        return None
-    return [SubRecord(record.sequence_number, sub, "k", b"row") for sub in range(int(record.data[1:]))]
+    """Return a record of so many rows, as the publisher writes it."""
+    parts = Aggregate("1")
+    for row in range(rows):
+        parts.add(b"k", b"row-%d" % row)
+    return GotRecord(str(number), "k", parts.finish(), 0.0)
 
 
 def make_stream(
@@ -70,7 +68,7 @@ def make_stream(
     return ShardStream(
         Partition("s", "shard-0"),
         config,
-        RowBuffer(take_apart, done=done),
+        RowBuffer(done=done),
         NoWriter(),
         lanes=(),
         fence=7,
@@ -250,7 +248,7 @@ def test_wherever_reading_resumes_the_rows_are_those_behind_the_checkpoint(
     all_rows = [(str(n), sub) for n, size in enumerate(sizes) for sub in range(max(1, size))]
     done = Checkpoint(*all_rows[resume]) if resume < len(all_rows) else None
     from_record = 0 if done is None else int(done.sequence_number)
-    buffer = RowBuffer(take_apart, done=done)
+    buffer = RowBuffer(done=done)
     buffer.add(records[from_record:])
     taken: list[tuple[str, int]] = []
     while rows := buffer.take(max_rows=max_rows, max_bytes=1 << 20):

@@ -20,8 +20,9 @@ _MAGIC: Final = b"\xf3\x89\x9a\xc2"
 _DIGEST_BYTES: Final = 16
 _MAX_VARINT_BYTES: Final = 10
 # Tags of the wire format: the field's number times 8, plus 2 for a length that bytes follow, 0 for a varint.
-_PARTITION_KEY, _HASH_KEY, _RECORD, _DATA = 0x0A, 0x12, 0x1A, 0x1A
-_KEY_INDEX, _HASH_KEY_INDEX = 0x08, 0x10
+_PARTITION_KEY, _HASH_KEY, _RECORD = 0x0A, 0x12, 0x1A
+# the tags of a row's partition key index, hash key index and data
+_USUAL_ROW: Final = b"\x08\x10\x1a"
 _BYTES: Final = 2
 # A varint below it takes one byte.
 _ONE_BYTE: Final = 0x80
@@ -118,7 +119,16 @@ def _parse(message: bytes) -> list[SubRecord]:
         if place > end:
             raise ValueError("a field is longer than its message")
         if tag == _RECORD:
-            rows.append(_usual_row(message, start, place) or _any_row(message[start:place]))
+            # the order in which everybody writes a row's fields, with indexes below 128; others cost a call
+            key, hash_key, size = message[start + 1], message[start + 3], message[start + 5]
+            if message[start : start + 5 : 2] == _USUAL_ROW and (key | hash_key) < _ONE_BYTE:
+                start += 6
+                if size >= _ONE_BYTE:
+                    size, start = size - _ONE_BYTE + (message[start] << 7), start + 1
+                if start + size == place:  # a longer size has another value here
+                    rows.append((key, hash_key, message[start:place]))
+                    continue
+            rows.append(_any_row(message[place - length : place]))
         elif tag == _PARTITION_KEY:
             keys.append(message[start:place].decode())
         elif tag == _HASH_KEY:
@@ -128,22 +138,6 @@ def _parse(message: bytes) -> list[SubRecord]:
         SubRecord(keys[key], None if hash_key is None else hash_keys[hash_key], data)
         for key, hash_key, data in rows
     ]
-
-
-def _usual_row(message: bytes, start: int, end: int) -> _Row | None:
-    """Read a row in the order in which everybody writes its fields, with indexes of one byte; None for another."""
-    key, hash_key = message[start + 1], message[start + 3]
-    if message[start] != _KEY_INDEX or message[start + 2] != _HASH_KEY_INDEX or message[start + 4] != _DATA:
-        return None
-    length, data = message[start + 5], start + 6
-    if length >= _ONE_BYTE:
-        if message[data] >= _ONE_BYTE:
-            length, data = _read_varint(message, start + 5)
-        else:
-            length, data = length - _ONE_BYTE | message[data] << 7, data + 1
-    if data + length != end or key >= _ONE_BYTE or hash_key >= _ONE_BYTE:
-        return None
-    return key, hash_key, message[data:end]
 
 
 def _any_row(row: bytes) -> _Row:

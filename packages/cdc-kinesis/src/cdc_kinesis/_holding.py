@@ -21,7 +21,7 @@ from ._meta_table import Meta
 from ._pacing import Pacing
 from ._records import ChildShard, DataClient
 from ._retention import ReadMarks, Retention
-from ._rows import RowBuffer, TakeApart
+from ._rows import RowBuffer
 from ._shard_reader import ShardLag, ShardReader, Start
 from ._shard_stream import ShardStream, Signal
 from ._shards import children_of, list_shards
@@ -54,7 +54,6 @@ class Membership:
     me: str
     pacing: Pacing
     lanes: Sequence[Lane]
-    take_apart: TakeApart
     drain_timeout_seconds: float
     meta: Meta | None = None
     retention_seconds: float = 24 * 3600.0
@@ -96,7 +95,7 @@ class HeldShard:
         self.stream: Final = ShardStream(
             Partition(self._config.stream_name, lease.shard_id),
             self._config,
-            RowBuffer(membership.take_apart, done=start.checkpoint),
+            RowBuffer(done=start.checkpoint),
             self,
             lanes=membership.lanes,
             fence=lease.counter,
@@ -167,7 +166,7 @@ class HeldShard:
 
     async def _watch_deadline(self) -> None:
         """Lose the lease at its deadline, also while a renewal hangs."""
-        while self.stream.is_owned:
+        while self.stream.is_owned:  # noqa: ASYNC110 - it waits for a time, which renewals put off
             await anyio.sleep(max(_SHORTEST_WAIT_SECONDS, self.stream.valid_until - self._clock()))
 
     async def _hold(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, final, overload
 
 import msgspec
 
 from cdc_core import Event, Lane
 
+from ._aggregation import deaggregate
 from ._leases import Checkpoint
 from ._position import KinesisPosition
 from ._record_data import decode_record
@@ -17,7 +18,7 @@ from ._records import GotRecord
 
 
 @final
-class SubRecord(msgspec.Struct, frozen=True, gc=False):
+class SubRow(msgspec.Struct, frozen=True, gc=False):
     """One row of an aggregated record; `sub_sequence` is its number there, from 0."""
 
     sequence_number: str
@@ -26,21 +27,17 @@ class SubRecord(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
-Row = GotRecord | SubRecord
-TakeApart = Callable[[GotRecord], Sequence[SubRecord] | None]
-"""Returns the rows of an aggregated record, None where it is none."""
+Row = GotRecord | SubRow
 
 
 @final
 class RowBuffer:
     """Records as they came, given out as rows.
 
-    - `take_apart`: what knows aggregated records.
     - `done`: the rows of this record up to its number are not given out: they were handled before.
     """
 
-    def __init__(self, take_apart: TakeApart, *, done: Checkpoint | None = None) -> None:
-        self._take_apart = take_apart
+    def __init__(self, *, done: Checkpoint | None = None) -> None:
         self._done = done
         self._records: deque[GotRecord] = deque()
         self._rows: list[Row] = []
@@ -76,7 +73,7 @@ class RowBuffer:
         rows, records = self._rows, self._records
         while len(rows) < wanted and records:
             record = records.popleft()
-            parts = self._take_apart(record)
+            parts = take_apart(record)
             done = self._done
             if done is not None and record.sequence_number == done.sequence_number:
                 parts = _behind(parts, done.sub_sequence)
@@ -141,13 +138,25 @@ class EventBatch(Sequence[Event]):
         return event
 
 
+def take_apart(record: GotRecord) -> Sequence[SubRow] | None:
+    """Return the rows of an aggregated record, None where it is none.
+
+    A row whose hash key is outside of the shard comes like any other, where the KCL drops the whole record.
+    """
+    parts = deaggregate(record.data)
+    if parts is None:
+        return None
+    number = record.sequence_number
+    return [SubRow(number, sub, part.partition_key, part.data) for sub, part in enumerate(parts)]
+
+
 def size_of(rows: Sequence[Row]) -> int:
     """Return the size of rows in bytes, as the service counts it."""
     return sum([len(row.data) + len(row.partition_key) for row in rows])
 
 
 def _sub_sequence(row: Row) -> int:
-    return row.sub_sequence if isinstance(row, SubRecord) else 0
+    return row.sub_sequence if isinstance(row, SubRow) else 0
 
 
 def _fitting(rows: Sequence[Row], max_bytes: int) -> int:
@@ -160,6 +169,6 @@ def _fitting(rows: Sequence[Row], max_bytes: int) -> int:
     return len(rows)
 
 
-def _behind(parts: Sequence[SubRecord] | None, sub_sequence: int) -> Sequence[SubRecord]:
+def _behind(parts: Sequence[SubRow] | None, sub_sequence: int) -> Sequence[SubRow]:
     """Return the rows behind one of a record; a record that is not aggregated has only the one."""
     return () if parts is None else parts[sub_sequence + 1 :]

@@ -16,8 +16,8 @@ from cdc_core import AccessError, Backoff, CdcError, NotProvisioned, RetryPolicy
 
 from ._aws import Aws
 from ._config import KinesisConfig
-from ._leases import Checkpoint
 from ._errors import AwsError
+from ._leases import Checkpoint
 from ._pacing import ShardPace
 from ._records import ChildShard, DataClient, Page
 from ._retention import Retention

@@ -224,6 +224,8 @@ class ShardStream:
             self._room.notify()
         if not rows:
             return None
+        if self._acks.in_flight == 0:
+            self.changed.notify()  # from now on somebody has to look for what is acknowledged
         first = self._acks.deliver(len(rows))
         batch = EventBatch(rows, self._partition.id, self._lanes, self._fence, first)
         self._handed.append(batch)

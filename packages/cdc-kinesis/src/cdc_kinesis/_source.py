@@ -79,7 +79,6 @@ class KinesisSource:
                 me=f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}",
                 pacing=self._pacing,
                 lanes=[Lane(f"{config.stream_name}/{bucket}") for bucket in range(config.bucket_count)],
-                take_apart=lambda record: None,
                 drain_timeout_seconds=drain_timeout_seconds,
                 lags=self.lags,
             )

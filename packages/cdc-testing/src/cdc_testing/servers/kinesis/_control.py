@@ -34,7 +34,7 @@ class Control(Protocol):
     def expire_iterators(self) -> None: ...
     def calls(self) -> Sequence[LoggedCall]: ...
     def records(self, stream: str) -> Mapping[str, Sequence[Record]]: ...
-    def delete_streams(self) -> None: ...
+    def reset(self) -> None: ...
 
 
 @final
@@ -89,9 +89,8 @@ class LocalControl:
             found.trim(now)
             return {shard.shard_id: tuple(shard.records) for shard in found.shards.values()}
 
-    def delete_streams(self) -> None:
-        with self._front.lock:
-            self._front.service.streams.clear()
+    def reset(self) -> None:
+        self._front.reset()
 
 
 @final
@@ -144,8 +143,8 @@ class RemoteControl:
     def records(self, stream: str) -> Mapping[str, Sequence[Record]]:
         return self._send(_Command(name="records", stream=stream), dict[str, list[Record]])
 
-    def delete_streams(self) -> None:
-        self._send(_Command(name="delete_streams"), None)
+    def reset(self) -> None:
+        self._send(_Command(name="reset"), None)
 
     def _send(self, command: "_Command", kind: type[_Result] | None) -> _Result:
         timeout = _TIMEOUT_SECONDS + (command.seconds if command.name == "wait_for_fault" else 0.0)
@@ -198,7 +197,7 @@ _COMMANDS: Final[Mapping[str, Callable[[Control, _Command], Any]]] = {
     "expire_iterators": lambda control, command: control.expire_iterators(),
     "calls": lambda control, command: control.calls(),
     "records": lambda control, command: control.records(command.stream),
-    "delete_streams": lambda control, command: control.delete_streams(),
+    "reset": lambda control, command: control.reset(),
 }
 
 

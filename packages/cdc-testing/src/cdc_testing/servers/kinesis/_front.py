@@ -67,6 +67,13 @@ class Front:
         with self.lock:
             return tuple(self._log)
 
+    def reset(self) -> None:
+        """Forget every stream, fault and logged request."""
+        self.faults.clear()
+        with self.lock:
+            self.service.streams.clear()
+            self._log.clear()
+
     def answer(self, headers: Mapping[str, str], body: bytes) -> HttpAnswer | None:
         """Carry out a request; None: close the connection without an answer.
 

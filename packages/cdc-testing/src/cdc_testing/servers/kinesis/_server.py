@@ -176,9 +176,9 @@ class EmbeddedKinesis:
         """
         return self._ours("records").records(stream)
 
-    def delete_streams(self) -> None:
-        """Forget every stream."""
-        self._ours("delete_streams").delete_streams()
+    def reset(self) -> None:
+        """Forget every stream, fault and logged request, as a new server would; its time goes on."""
+        self._ours("reset").reset()
 
     def _ours(self, what: str) -> Control:
         if self._control is None:
