@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 import pytest
 from wal_reading import eventually, provisioned
 
-from cdc_core import AccessError, Event, Pipeline, SourceError
+from cdc_core import AccessError, Event, Fence, OutgoingEvent, Pipeline, Receipt, SourceError, WalPublisher
 from cdc_testing.memory import MemoryTransport
 from cdc_wal import PostgresTransport, SchemaChange, WalConfig, WalReader
 from cdc_wal._connection import Connection
@@ -17,6 +20,67 @@ pytestmark = pytest.mark.anyio
 
 TABLE = "CREATE TABLE t (id bigint PRIMARY KEY, note text)"
 NEW_SHAPE = "INSERT INTO t VALUES (1, 'x'); ALTER TABLE t ADD more int; INSERT INTO t VALUES (2, 'x')"
+
+
+class GatedTransport:
+    """The in-memory transport, whose publisher accepts nothing before the gate opens and notes what it accepts."""
+
+    def __init__(self) -> None:
+        self.gate = anyio.Event()
+        self.log: list[object] = []
+        self._memory = MemoryTransport()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._memory, name)
+
+    @asynccontextmanager
+    async def publisher(self, fence: Fence) -> AsyncGenerator[GatedPublisher]:
+        async with self._memory.publisher(fence) as publisher:
+            yield GatedPublisher(self, publisher)
+
+
+class GatedPublisher:
+    def __init__(self, transport: GatedTransport, publisher: WalPublisher) -> None:
+        self._transport, self._publisher = transport, publisher
+
+    async def publish(self, batch: Sequence[OutgoingEvent]) -> Receipt:
+        self._transport.log.append("offered")
+        await self._transport.gate.wait()
+        receipt = await self._publisher.publish(batch)
+        self._transport.log += [json.loads(event.key or b"")["id"] for event in batch]
+        return receipt
+
+
+@pytest.mark.parametrize("max_batch_events", [1, 1000])
+@pytest.mark.parametrize("sql_of_change", [NEW_SHAPE, f"BEGIN; {NEW_SHAPE}; COMMIT"], ids=["apart", "in one"])
+async def test_a_reader_tells_of_a_new_shape_between_the_acceptance_of_what_is_before_and_what_is_behind(
+    sql: Connection, config: WalConfig, max_batch_events: int, sql_of_change: str
+) -> None:
+    await sql.simple(TABLE)
+    chosen = replace(config, max_batch_events=max_batch_events)
+    await provisioned(chosen)
+    transport = GatedTransport()
+
+    async def tell(change: SchemaChange) -> None:
+        transport.log.append("told")
+        await anyio.sleep(0.05)  # whoever publishes meanwhile is caught
+        transport.log.append("has been told")
+
+    async def two_came() -> bool:
+        return 2 in transport.log
+
+    async def one_is_offered() -> bool:
+        return "offered" in transport.log
+
+    await sql.simple(sql_of_change)
+    reader = WalReader(chosen, to=transport, on_schema_change=tell)  # type: ignore[arg-type]
+    async with reader.running():
+        await eventually(one_is_offered, why="the row of the old shape is offered")
+        await anyio.wait_all_tasks_blocked()
+        assert transport.log == ["offered"], "the row of the old shape is not accepted yet"
+        transport.gate.set()
+        await eventually(two_came, why="the row of the new shape is accepted")
+    assert transport.log == ["offered", 1, "told", "has been told", "offered", 2]
 
 
 async def ignore(events: Sequence[Event]) -> None:

@@ -18,6 +18,7 @@ from ._health import Health, PartitionLag
 from ._pipeline_run import PipelineRun
 from ._progress import Counters
 from ._retry import RetryPolicy
+from ._tasks import run_beside
 from ._transport import Transport
 
 
@@ -36,6 +37,7 @@ class Pipeline:
     - `retry`: what a failure means, and how it is retried.
     - `poisoned_keys`: what becomes of later events of a key whose event was set aside: they `proceed`, or they
       `park` behind it in the dead letters, in order, until no letter of that key is left.
+    - `drop_repeats`: whether the handler is wrapped with `drop_repeats`; None for as the transport's traits say.
     - `monitor_interval_seconds`: how often, and for how long at most, the transport's monitor is asked.
     - `stalled_after_seconds`: events that wait so long without any being acknowledged make the health bad.
     - `blocked_loop_warning_seconds`: a handler that blocks the event loop for so long is warned about.
@@ -50,6 +52,7 @@ class Pipeline:
     drain_timeout_seconds: float = 20.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     poisoned_keys: Literal["proceed", "park"] = "proceed"
+    drop_repeats: bool | None = None
     monitor_interval_seconds: float = 10.0
     stalled_after_seconds: float = 60.0
     blocked_loop_warning_seconds: float = 1.0
@@ -86,22 +89,8 @@ class Pipeline:
                 unchanged, and goes before it.
         """
         run = PipelineRun(self)
-        raised: BaseException | None = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run.main)
-            try:
-                with run.body:
-                    yield RunningPipeline(run)
-            except BaseException as error:  # noqa: BLE001 - raised again below, outside of the task group
-                raised = error
-                if not isinstance(error, Exception):
-                    tasks.cancel_scope.cancel()
-            run.stop()
-            await run.ended.wait()
-        if raised is not None:
-            raise raised
-        if run.failure is not None:
-            raise run.failure
+        async with run_beside(run):
+            yield RunningPipeline(run)
 
     async def run(self) -> None:
         """Run until cancelled, until the source ends, or until it fails.
@@ -138,7 +127,7 @@ class RunningPipeline:
     @property
     def counters(self) -> Counters:
         """What it did so far."""
-        return self._run.tally.snapshot()
+        return self._run.counters()
 
     def stop(self) -> None:
         """Ask it to drain; returns at once. `wait` tells when it is done."""

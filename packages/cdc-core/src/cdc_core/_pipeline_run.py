@@ -5,19 +5,22 @@ from __future__ import annotations
 import enum
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast, final
 
 import anyio
 
-from ._errors import CdcError, ContractError
+from ._errors import CdcError
 from ._health import Check, CheckState, Health
 from ._iteration import iterating
 from ._parking import ParkedKeys
-from ._partition_work import PartitionWork, leaves_of, logger
-from ._progress import PartitionProgress, Tally
+from ._partition_work import PartitionWork, logger
+from ._progress import Counters, PartitionProgress, Tally
 from ._protocols import ErrorRouter
+from ._repeats import DropRepeats, drop_repeats
 from ._sampling import LoopWatch, MonitorSampler, is_waiting
 from ._streams import PartitionStream
+from ._tasks import one_error
 from ._telemetry import PipelineTelemetry
 from ._worker import PartitionWorker
 
@@ -40,6 +43,7 @@ class PipelineRun:
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
+        pipeline, self._repeats = _dropping_repeats(pipeline)
         self._pipeline = pipeline
         self._state = _State.STARTING
         self._since = time.time()
@@ -71,7 +75,8 @@ class PipelineRun:
         except BaseException as error:  # noqa: BLE001 - kept for whoever runs beside it, who raises it
             cancelled, failures = _split(error)
             if failures is not None:
-                self.failure = _one_of(failures, self._pipeline.name)
+                where = {"pipeline": self._pipeline.name}
+                self.failure = one_error(failures, out_of="the transport", where=where)
             if cancelled is not None:
                 raise cancelled from None
         finally:
@@ -90,6 +95,12 @@ class PipelineRun:
         if self._state is _State.STARTING:
             self._scope.cancel()  # nothing was taken, so there is nothing to drain
         self._intake.cancel()
+
+    def counters(self) -> Counters:
+        """Return what it did so far."""
+        if self._repeats is not None:
+            self.tally.repeats = self._repeats.dropped
+        return self.tally.snapshot()
 
     def health(self) -> Health:
         """Say how it is, from memory alone."""
@@ -197,25 +208,19 @@ class PipelineRun:
         )
 
 
+def _dropping_repeats(pipeline: Pipeline) -> tuple[Pipeline, DropRepeats | None]:
+    """Return the pipeline with its handler wrapped where it is to be, and what wraps it, if anything does."""
+    wanted = pipeline.drop_repeats
+    if wanted is None:
+        wanted = pipeline.transport.traits.drops_repeats
+    if wanted and not isinstance(pipeline.handler, DropRepeats):
+        pipeline = replace(pipeline, handler=drop_repeats(pipeline.handler))
+    return pipeline, pipeline.handler if isinstance(pipeline.handler, DropRepeats) else None
+
+
 def _split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
     """Part an exception into its cancellations and the rest."""
     cancelled = anyio.get_cancelled_exc_class()
     if isinstance(error, BaseExceptionGroup):
         return cast("BaseExceptionGroup[BaseException]", error).split(cancelled)
     return (error, None) if isinstance(error, cancelled) else (None, error)
-
-
-def _one_of(error: BaseException, pipeline: str) -> BaseException:
-    """Return the one error that the user gets: what is no CdcError, and no interrupt, is a transport's fault."""
-    leaves = list(leaves_of(error))
-    first = next((leaf for leaf in leaves if not isinstance(leaf, Exception)), None)
-    first = first or next((leaf for leaf in leaves if isinstance(leaf, CdcError)), leaves[0])
-    if isinstance(first, CdcError) or not isinstance(first, Exception):
-        return first
-    failure = ContractError(
-        f"an unexpected {type(first).__qualname__} came out of the transport",
-        where={"pipeline": pipeline},
-        remedy="see the cause, and report it to the transport's author",
-    )
-    failure.__cause__ = first
-    return failure

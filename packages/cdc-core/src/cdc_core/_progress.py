@@ -21,6 +21,8 @@ class Counters:
     - `calls`: calls of the handler; `retries`: those made again after a failure.
     - `not_current`: events that were not handled since they were no longer ours; `partitions_lost`: workers that
       ended since their partition was lost, or its deadline passed.
+    - `repeats`: events that were settled without a call, being repeats of handled ones (see `drop_repeats`); they
+      count as handled too.
     """
 
     handled: int = 0
@@ -30,6 +32,7 @@ class Counters:
     retries: int = 0
     not_current: int = 0
     partitions_lost: int = 0
+    repeats: int = 0
 
 
 @final
@@ -44,6 +47,7 @@ class Tally:
     retries: int = 0
     not_current: int = 0
     partitions_lost: int = 0
+    repeats: int = 0
     calls_running: int = 0
     last_call_ended_at: float = float("-inf")
     last_cause_type: str = ""

@@ -5,17 +5,15 @@ from __future__ import annotations
 import enum
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, final
+from typing import Protocol, cast, final
 
 import anyio
 
 from ._events import Event
 from ._handlers import Handler, split_runs
 from ._position import ChangeIdentity, Epoch, Lane
-
-T = TypeVar("T")
 
 
 class FollowsDeliveries(Protocol):
@@ -43,7 +41,6 @@ class Admission(enum.Enum):
 
 
 _Number = tuple[int, int, int]
-_Place = tuple[Epoch, Lane]
 
 
 class _State(enum.Enum):
@@ -160,7 +157,12 @@ class RepeatFilter:
     def __init__(self, *, max_lanes: int = 100_000, max_known: int = 100_000) -> None:
         self._max_lanes = max_lanes
         self._max_known = max_known
-        self._lanes: OrderedDict[_Place, _LaneRepeats] = OrderedDict()
+        self._by_epoch: dict[Epoch, dict[Lane, _LaneRepeats]] = {}
+        self._epoch: Epoch | None = None  # the last event's, and its lanes
+        self._epoch_lanes: dict[Lane, _LaneRepeats] = {}
+        self._seen: OrderedDict[_LaneRepeats, tuple[Epoch, Lane]] = (
+            OrderedDict()
+        )  # the one seen last at the end
         self._known = 0
         self._lanes_in_order = True
 
@@ -171,57 +173,81 @@ class RepeatFilter:
 
     def deliver(self, event: Event) -> None:
         """Record that an event came from its source, in the order of delivery; a repeat may be delivered again."""
-        if (found := _number(event)) is not None:
-            self._change(found[0], lambda lane: lane.deliver(found[1]))
+        if (lane := self._lane_of(event)) is not None:
+            before = len(lane.numbers)
+            lane.deliver(_number_of(event))
+            self._count(len(lane.numbers) - before)
 
     def admit(self, event: Event) -> Admission:
         """Say whether an event is to be handled, and count it as being handled if so."""
-        if (found := _number(event)) is None:
+        if (lane := self._lane_of(event)) is None:
             return Admission.NEW
-        return self._change(found[0], lambda lane: lane.admit(found[1]))
+        before = len(lane.numbers)
+        admission = lane.admit(_number_of(event))
+        self._count(len(lane.numbers) - before)
+        return admission
 
     def done(self, event: Event) -> None:
         """Record that an event is handled, or stands in the dead letters (then it need not have been admitted)."""
-        if (found := _number(event)) is not None:
-            self._change(found[0], lambda lane: lane.settle(found[1], _State.DONE))
+        if (lane := self._lane_of(event)) is not None:
+            before = len(lane.numbers)
+            lane.settle(_number_of(event), _State.DONE)
+            self._count(len(lane.numbers) - before)
 
     def abandon(self, event: Event) -> None:
         """Record that an event admitted as new was not handled: it, or its repeat, is new again."""
-        if (found := _number(event)) is not None:
-            self._change(found[0], lambda lane: lane.settle(found[1], _State.PENDING))
+        if (lane := self._lane_of(event)) is not None:
+            before = len(lane.numbers)
+            lane.settle(_number_of(event), _State.PENDING)
+            self._count(len(lane.numbers) - before)
 
-    def _change(self, place: _Place, change: Callable[[_LaneRepeats], T]) -> T:
-        lane = self._lanes.get(place)
+    def _lane_of(self, event: Event) -> _LaneRepeats | None:
+        """Return what is known of the event's lane, now the one seen last; None where repeats cannot be told."""
+        identity = event.identity
+        if event.lane is None or event.replayed or not isinstance(identity, ChangeIdentity):
+            return None
+        # by the object: hashing an epoch costs more than all the rest, and one connection's events share theirs
+        if identity.epoch is not self._epoch:
+            self._epoch = identity.epoch
+            self._epoch_lanes = self._by_epoch.setdefault(identity.epoch, {})
+        lane = self._epoch_lanes.get(event.lane)
         if lane is None:
-            lane = self._lanes[place] = _LaneRepeats(in_order=self._lanes_in_order)
-        self._lanes.move_to_end(place)
-        before = len(lane.numbers)
-        result = change(lane)
-        self._known += len(lane.numbers) - before
-        if self._known > self._max_known:
-            self._forget_events(self._known - self._max_known // 2)
-        if len(self._lanes) > self._max_lanes:
-            self._forget_lane()
-        return result
+            lane = self._epoch_lanes[event.lane] = _LaneRepeats(in_order=self._lanes_in_order)
+            self._seen[lane] = (identity.epoch, event.lane)
+            if len(self._seen) > self._max_lanes:
+                self._forget_lane(but=lane)
+        else:
+            self._seen.move_to_end(lane)
+        return lane
+
+    def _count(self, difference: int) -> None:
+        if difference:
+            self._known += difference
+            if self._known > self._max_known:
+                self._forget_events(self._known - self._max_known // 2)
 
     def _forget_events(self, count: int) -> None:
         # What is pending only after what is done: it keeps marks true, but a lost partition leaves it behind.
         for state in (_State.DONE, _State.PENDING):
-            for lane in self._lanes.values():
+            for lane in self._seen:
                 forgotten = lane.forget(state, count)
                 self._known -= forgotten
                 count -= forgotten
                 if not count:
                     return
 
-    def _forget_lane(self) -> None:
+    def _forget_lane(self, *, but: _LaneRepeats) -> None:
         # An open event is kept in any case: its repeat must wait.
-        place = next((place for place, lane in self._lanes.items() if not lane.unfinished), None)
-        if place is None:
-            place = next((place for place, lane in self._lanes.items() if not lane.open), None)
+        lane = next((lane for lane in self._seen if lane is not but and not lane.unfinished), None)
+        if lane is None:
+            lane = next((lane for lane in self._seen if lane is not but and not lane.open), None)
             self._lanes_in_order = False  # if it comes back, a mark could move over what is pending in it now
-        if place is not None:
-            self._known -= len(self._lanes.pop(place).numbers)
+        if lane is not None:
+            epoch, name = self._seen.pop(lane)
+            del self._by_epoch[epoch][name]
+            if not self._by_epoch[epoch] and self._epoch is not epoch:
+                del self._by_epoch[epoch]
+            self._known -= len(lane.numbers)
 
 
 @final
@@ -229,6 +255,8 @@ class DropRepeats:
     """A handler that is called with each event once; made by `drop_repeats`."""
 
     def __init__(self, handler: Handler, repeats: RepeatFilter) -> None:
+        self.dropped: int = 0
+        """How many repeats of finished events were dropped so far."""
         self._handler = handler
         self._repeats = repeats
         self._waiters: set[anyio.Event] = set()
@@ -266,13 +294,13 @@ class DropRepeats:
     def _admit_prefix(self, events: Sequence[Event]) -> tuple[_Prefix, anyio.Event | None]:
         """Admit events up to the first that another call is handling; that one is waited for."""
         new: list[Event] = []
-        mine: set[object] = set()
         for index, event in enumerate(events):
             admission = self._repeats.admit(event)
             if admission is Admission.NEW:
                 new.append(event)
-                mine.add(_number(event))
-            elif admission is Admission.OPEN and _number(event) not in mine:
+                continue
+            self.dropped += admission is Admission.DONE
+            if admission is Admission.OPEN and not any(_is_repeat(event, mine) for mine in new):
                 waiter = anyio.Event()
                 self._waiters.add(waiter)  # before anything is awaited: the other call may end meanwhile
                 return _Prefix(index, new), waiter
@@ -315,8 +343,10 @@ def drop_repeats(handler: Handler, *, repeats: RepeatFilter | None = None) -> Dr
     return DropRepeats(handler, repeats if repeats is not None else RepeatFilter())
 
 
-def _number(event: Event) -> tuple[_Place, _Number] | None:
-    identity = event.identity
-    if event.lane is None or event.replayed or not isinstance(identity, ChangeIdentity):
-        return None
-    return (identity.epoch, event.lane), (identity.commit_lsn, identity.ordinal, identity.sub_index)
+def _number_of(event: Event) -> _Number:
+    identity = cast("ChangeIdentity", event.identity)  # only asked for an event that has a lane
+    return (identity.commit_lsn, identity.ordinal, identity.sub_index)
+
+
+def _is_repeat(event: Event, other: Event) -> bool:
+    return event.lane == other.lane and event.identity == other.identity

@@ -58,6 +58,8 @@ class Traits:
       subscription, or as configured.
     - `fenced`: `Event.fence` is an integer that grows with every change of owner.
     - `publishes`: it has a `publisher`: a reader can feed it.
+    - `drops_repeats`: a pipeline drops the repeats it knows unless its user says otherwise: whoever feeds the
+      transport repeats what it cannot know to be stored, and no commit of the consumer can prevent that.
     """
 
     granularity: Granularity
@@ -68,6 +70,7 @@ class Traits:
     fresh_start: FreshStart = FreshStart.CREATION
     fenced: bool = False
     publishes: bool = True
+    drops_repeats: bool = False
 
 
 class Transport(Protocol):

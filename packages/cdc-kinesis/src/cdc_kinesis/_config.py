@@ -36,7 +36,8 @@ class KinesisConfig:
     - `group_id`: consumers of one group share the shards; each group has its own lease table.
     - `checkpoint_table_name`: the lease table; None for `<stream_name>-<group_id>`. What must be remembered beside the
       leases stands in `<checkpoint_table_name>-cdc-meta`.
-    - `point_in_time_recovery`: switched on for the tables that we create.
+    - `point_in_time_recovery`: switched on for the group's tables.
+    - `cloudwatch`: whether its monitor also asks CloudWatch what it says of the stream.
     - `iterator_type`: where a group starts for the first time; `start_at` belongs to AT_TIMESTAMP, aware.
     - `failover_seconds`: a consumer that has not renewed its lease for so long has lost it.
     - `checkpoint_interval_seconds`: what is acknowledged is written down within it.
@@ -67,6 +68,7 @@ class KinesisConfig:
     group_id: Name = "cdc"
     checkpoint_table_name: TableName | None = None
     point_in_time_recovery: bool = False
+    cloudwatch: bool = False
     iterator_type: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"] = "TRIM_HORIZON"
     start_at: datetime | None = None
     failover_seconds: Annotated[float, Ge(1)] = 10.0

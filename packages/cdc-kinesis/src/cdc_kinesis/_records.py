@@ -1,4 +1,8 @@
-"""What goes over the wire of the data plane, whichever client sends it."""
+"""What goes over the wire of the data plane, whichever client sends it.
+
+The structs bear the names of the JSON protocol beside ours, so that they are written and read without a dictionary
+or base64 string of Python's in between.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,14 @@ from typing import Protocol, final
 import msgspec
 
 
+def _pascal_or_arrival(field: str) -> str:
+    if field == "arrived_at":
+        return "ApproximateArrivalTimestamp"
+    return "".join(part.capitalize() for part in field.split("_"))
+
+
 @final
-class PutEntry(msgspec.Struct, frozen=True, gc=False):
+class PutEntry(msgspec.Struct, frozen=True, gc=False, rename="pascal"):
     """One record to put; `explicit_hash_key` in decimal, the point of the hash space that decides its shard."""
 
     data: bytes
@@ -18,7 +28,7 @@ class PutEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 @final
-class Stored(msgspec.Struct, frozen=True, gc=False):
+class Stored(msgspec.Struct, frozen=True, gc=False, rename="pascal"):
     """An entry that the service stored."""
 
     shard_id: str
@@ -26,7 +36,7 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
 
 @final
-class Refused(msgspec.Struct, frozen=True, gc=False):
+class Refused(msgspec.Struct, frozen=True, gc=False, rename={"code": "ErrorCode", "message": "ErrorMessage"}):
     """An entry that the service did not store, with its own code: throttling or an internal failure."""
 
     code: str
@@ -37,7 +47,7 @@ PutOutcome = Stored | Refused
 
 
 @final
-class GotRecord(msgspec.Struct, frozen=True, gc=False):
+class GotRecord(msgspec.Struct, frozen=True, gc=False, rename=_pascal_or_arrival):
     """One record as it stands in a shard; `arrived_at` in seconds since 1970."""
 
     sequence_number: str

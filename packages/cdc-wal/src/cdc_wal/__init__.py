@@ -1,5 +1,6 @@
 """A PostgreSQL write-ahead log reader, and the transport that needs no broker."""
 
+from ._config import TruncatePolicy as TruncatePolicy
 from ._config import WalConfig as WalConfig
 from ._connection import PasswordProvider as PasswordProvider
 from ._errors import ConnectionLost as ConnectionLost
@@ -17,6 +18,7 @@ from ._errors import SlotInUse as SlotInUse
 from ._errors import SlotLost as SlotLost
 from ._errors import SlotMissing as SlotMissing
 from ._errors import StatementFailed as StatementFailed
+from ._errors import TruncateNotPublished as TruncateNotPublished
 from ._errors import WalLevelTooLow as WalLevelTooLow
 from ._errors import WrongPlugin as WrongPlugin
 from ._reader import RunningReader as RunningReader

@@ -100,6 +100,7 @@ class ChangeBuilder(Generic[T]):
         self.payload_bytes = 0  # keys and values of `events`
         self.last_bytes = 0
         self.reply_requested = False
+        self.truncates = 0  # how many events of TRUNCATE were made
         self._delivered = 0  # the number of the next delivery
         self._numbered = 0  # how many of them the tracker knows of
         self._relations: dict[int, RelationState] = {}
@@ -107,11 +108,12 @@ class ChangeBuilder(Generic[T]):
         self._last_end_lsn: int | None = None
         self._outer_times = ""
 
-    def take(self) -> list[T]:
-        """Return the events made since the last call."""
+    def take(self, *, hold_last: bool = True) -> list[T]:
+        """Return the events made since the last call; False for `hold_last` where the transaction is known to go on."""
+        self._number_events()
         events, self.events = self.events, []
         self.payload_bytes = 0
-        if self._mark_end is not None and self._transaction.open and events:
+        if hold_last and self._mark_end is not None and self._transaction.open and events:
             self.events.append(events.pop())
         return events
 
@@ -300,6 +302,7 @@ class ChangeBuilder(Generic[T]):
                     self._relations[relation_id], transaction, self._last_end_lsn
                 )
             if not relation.ignored:
+                self.truncates += 1
                 self._emit(relation, Operation.TRUNCATE, None, "null", "null", lsn, ordinal, index)
 
     def _message(self, frame: bytes, message: Message) -> None:

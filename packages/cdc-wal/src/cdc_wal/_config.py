@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 
@@ -15,6 +15,9 @@ from ._conninfo import parse_dsn, without_secrets
 
 OPERATIONS = ("insert", "update", "delete", "truncate")
 """What a publication may publish, in PostgreSQL's words."""
+
+TruncatePolicy = Literal["error", "dead_letter", "deliver"]
+"""What becomes of a TRUNCATE; see `WalConfig`."""
 
 Seconds = Annotated[float, Gt(0)]
 # NAMEDATALEN - 1: the server cuts longer names, and would then not find them again
@@ -35,6 +38,10 @@ class WalConfig:
     - `operations`: what is published, in PostgreSQL's words.
     - `failover`: create the slot so that standbys keep a copy of it (PostgreSQL 17 or newer).
     - `message_keys`: prefix of a logical message to the member of its JSON content that is its key.
+    - `truncate`: what becomes of a TRUNCATE, which no broker with partitions can order with the rows of its table. With
+      `error` the `WalReader` stops in front of it, with `dead_letter` it is put into the dead letters of PostgreSQL
+      instead of the broker, with `deliver` it is published, before or behind rows as it happens. None for `error`
+      with a `WalReader`, and `deliver` on the `postgres` transport, which keeps the order and knows nothing else.
     - `cdc_schema`: the schema of our own tables; their rows never become events.
 
     How to read it (seconds as float, sizes in bytes):
@@ -59,6 +66,7 @@ class WalConfig:
     operations: tuple[str, ...] = OPERATIONS
     failover: bool = False
     message_keys: Mapping[str, str] = field(default_factory=dict[str, str])
+    truncate: TruncatePolicy | None = None
     cdc_schema: Name = "cdc"
     wait_for_slot: bool = False
     wal_sender_timeout_seconds: Annotated[float, Ge(1), Le(3600)] = 30.0
@@ -86,6 +94,11 @@ class WalConfig:
         if unknown or not self.operations:
             raise ConfigError(
                 f"operations is {self.operations!r}", remedy=f"one or more of {', '.join(OPERATIONS)}"
+            )
+        if self.truncate not in (None, *get_args(TruncatePolicy)):
+            raise ConfigError(
+                f"truncate is {self.truncate!r}",
+                remedy=f"one of {', '.join(get_args(TruncatePolicy))}, or None",
             )
         if self.max_buffered_bytes < self.max_batch_bytes:
             raise ConfigError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 from cdc_core import AccessError, CdcError, ConfigError, NotProvisioned, SourceError, TableId, redact
+from cdc_pgoutput import Lsn
 
 
 @final
@@ -45,6 +46,24 @@ class SlotLost(SourceError):
     ) -> None:
         super().__init__(message, where=where, remedy=remedy)
         self.gap = gap
+
+
+class TruncateNotPublished(SourceError):
+    """A TRUNCATE was not published: no broker with partitions can order it with the rows of its tables.
+
+    - `tables`: those that it emptied, as far as the publication has them; `commit_lsn`: of its transaction.
+    """
+
+    def __init__(self, *, tables: tuple[TableId, ...], commit_lsn: int, slot_name: str) -> None:
+        names = ", ".join(map(str, tables))
+        super().__init__(
+            f"TRUNCATE of {names} was not published",
+            where={"tables": names, "commit_lsn": Lsn(commit_lsn), "slot": slot_name},
+            remedy="empty the copies of these tables yourself where they have to be, then go on behind it with"
+            " truncate='dead_letter' in WalConfig; or truncate='deliver', where any order will do",
+        )
+        self.tables = tables
+        self.commit_lsn = commit_lsn
 
 
 class SlotInUse(SourceError):

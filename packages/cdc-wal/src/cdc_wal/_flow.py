@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import final
 
 import anyio
@@ -30,6 +31,7 @@ from cdc_core import (
 
 from ._changes import MakeEvent
 from ._config import WalConfig
+from ._errors import TruncateNotPublished
 from ._session import SlotSession
 from ._source import SlotPosition
 
@@ -44,7 +46,7 @@ class Flow:
         publisher: WalPublisher,
         router: ErrorRouter,
         name: str,
-        max_in_flight_bytes: int,
+        config: WalConfig,
     ) -> None:
         self.failed = anyio.Event()
         self.failure: CdcError | None = None
@@ -54,7 +56,9 @@ class Flow:
         self._publisher = publisher
         self._router = router
         self._name = name
-        self._max_in_flight_bytes = max_in_flight_bytes
+        self._max_in_flight_bytes = config.max_buffered_bytes
+        self._truncate = config.truncate or "error"
+        self._truncates = 0  # how many were taken from the session
         self._in_flight: deque[tuple[Receipt, list[OutgoingEvent], int, int]] = deque()
         self._in_flight_bytes = 0
         self._published_all = False
@@ -67,11 +71,15 @@ class Flow:
             while (batch := await self._session.next_batch()) is not None:
                 size = self._session.taken_bytes
                 await self._until(lambda: self._in_flight_bytes < self._max_in_flight_bytes)
-                receipt = await self._publisher.publish(batch)
-                self._in_flight.append((receipt, batch, first, size))
                 self._in_flight_bytes += size
-                first += len(batch)
-                self._move()
+                parts = self._parts(batch)
+                for part in parts:
+                    is_last = part is parts[-1]
+                    receipt = await self._accepted(part, is_last=is_last)
+                    # the bytes are free again when the last part is settled
+                    self._in_flight.append((receipt, part, first, size if is_last else 0))
+                    first += len(part)
+                    self._move()
         except CdcError as error:
             if self._session.failure is None:
                 self._fail(error)
@@ -101,6 +109,43 @@ class Flow:
     async def drained(self) -> None:
         """Wait until every accepted batch is settled, or something failed."""
         await self._until(lambda: self.failed.is_set() or (self._published_all and not self._in_flight))
+
+    def _parts(self, batch: list[OutgoingEvent]) -> list[list[OutgoingEvent]]:
+        """Return the batch in order, its TRUNCATEs apart from its rows; as one where it has none, as nearly always."""
+        if self._truncate == "deliver" or self._truncates == self._session.truncates:
+            return [batch]
+        parts = [list(part) for _, part in groupby(batch, key=_truncated_at)]
+        self._truncates += sum(len(part) for part in parts if _truncated_at(part[0]) is not None)
+        return parts
+
+    async def _accepted(self, part: list[OutgoingEvent], *, is_last: bool) -> Receipt:
+        """Publish a part of a batch; with TRUNCATEs do what the policy says.
+
+        Raises:
+            TruncateNotPublished: the policy is to stop; all before it is settled.
+        """
+        commit_lsn = _truncated_at(part[0])
+        if self._truncate == "deliver" or commit_lsn is None:
+            return await self._publisher.publish(part)
+        if self._truncate == "error":
+            await self._until(lambda: not self._in_flight)
+            raise self._refusal(await self._with_rest(part, commit_lsn) if is_last else part, commit_lsn)
+        return _NothingStored(
+            [Rejected(index, self._refusal([event], commit_lsn)) for index, event in enumerate(part)]
+        )
+
+    async def _with_rest(self, part: list[OutgoingEvent], commit_lsn: int) -> list[OutgoingEvent]:
+        """Return a TRUNCATE with those of its tables that come with the next batch; nothing else is taken any more."""
+        events = list(part)
+        while _truncated_at(events[-1]) == commit_lsn and not events[-1].ends_transaction:
+            if (batch := await self._session.next_batch()) is None:
+                break
+            events += batch
+        return [event for event in events if _truncated_at(event) == commit_lsn]
+
+    def _refusal(self, events: Sequence[OutgoingEvent], commit_lsn: int) -> TruncateNotPublished:
+        tables = tuple(dict.fromkeys(event.table for event in events if event.table is not None))
+        return TruncateNotPublished(tables=tables, commit_lsn=commit_lsn, slot_name=self._session.epoch.slot)
 
     def _failed(self, event: OutgoingEvent, entry: Rejected) -> FailedEvent:
         identity = event.identity
@@ -139,6 +184,25 @@ class Flow:
         while not condition():
             self._moved = anyio.Event() if self._moved.is_set() else self._moved
             await self._moved.wait()
+
+
+@final
+class _NothingStored:
+    """The receipt of events that were not given to the publisher: all are rejected."""
+
+    def __init__(self, rejected: Sequence[Rejected]) -> None:
+        self._rejected = rejected
+
+    def __await__(self) -> Generator[object, object, Sequence[Rejected]]:
+        return self._rejected
+        yield
+
+
+def _truncated_at(event: OutgoingEvent) -> int | None:
+    """Return the commit LSN of a TRUNCATE's event, None for any other."""
+    if event.op is not Operation.TRUNCATE or not isinstance(event.identity, ChangeIdentity):
+        return None
+    return event.identity.commit_lsn
 
 
 @final

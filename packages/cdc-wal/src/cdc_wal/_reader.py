@@ -6,9 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import final
 
-import anyio
-
-from cdc_core import Health, PartitionLag, Provisioner, Transport
+from cdc_core import Health, PartitionLag, Provisioner, Transport, run_beside
 from cdc_pgoutput import Lsn
 
 from ._config import WalConfig
@@ -24,7 +22,8 @@ class WalReader:
 
     - `to`: the transport; its publisher is opened anew after a terminal error, from the confirmed LSN.
     - `name`: in logs, health and the dead letters of what the publisher rejects; default: the slot's name.
-    - `password`: called on every connection; `on_schema_change`: awaited before the first row of a new shape.
+    - `password`: called on every connection.
+    - `on_schema_change`: awaited when the publisher has accepted all before a table's new shape, and nothing of it.
     - `drain_timeout_seconds`: how long leaving waits for receipts.
 
     A value: each `running()` or `run()` is a new run.
@@ -66,22 +65,8 @@ class WalReader:
                 unchanged, and goes before it.
         """
         run = ReaderRun(self)
-        raised: BaseException | None = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run.main)
-            try:
-                with run.body:
-                    yield RunningReader(run)
-            except BaseException as error:  # noqa: BLE001 - raised again below, outside of the task group
-                raised = error
-                if not isinstance(error, Exception):
-                    tasks.cancel_scope.cancel()
-            run.stop()
-            await run.ended.wait()
-        if raised is not None:
-            raise raised
-        if run.failure is not None:
-            raise run.failure
+        async with run_beside(run):
+            yield RunningReader(run)
 
     async def run(self) -> None:
         """Run until cancelled, or until it fails.
@@ -112,7 +97,7 @@ class RunningReader:
 
     @property
     def rejected(self) -> int:
-        """How many events the publisher refused and the dead letters have, of the connections that have ended."""
+        """How many events the dead letters have instead of the transport, of the connections that have ended."""
         return self._run.rejected
 
     @property

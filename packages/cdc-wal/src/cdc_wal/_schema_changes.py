@@ -29,6 +29,7 @@ class SchemaChange:
 
 
 SchemaChangeHook = Callable[[SchemaChange], Awaitable[None]]
+"""Awaited when all before the new shape was accepted by the publisher, or handled, and nothing of it was."""
 
 
 @final
@@ -51,6 +52,11 @@ class Shapes:
         self._source = source
         self._hook = hook
         self._resolved: dict[tuple[Relation, tuple[str, ...]], RelationState] = {}
+
+    def is_new(self, relation: Relation) -> bool:
+        """Say whether a hook is to be told of this shape."""
+        before = self.last.get(relation.relation_id)
+        return self._hook is not None and before is not None and before.columns != relation.columns
 
     async def resolve(self, relation: Relation) -> RelationState:
         """Return what is to be known of a relation that the server announced.
@@ -80,8 +86,8 @@ class Shapes:
 
     async def _announce(self, table: TableId, relation: Relation) -> None:
         """Tell the hook of a shape that is not the table's last one, and only then take it for that."""
-        before = self.last.get(relation.relation_id)
-        if self._hook is not None and before is not None and before.columns != relation.columns:
+        if self._hook is not None and self.is_new(relation):
+            before = self.last[relation.relation_id]
             change = SchemaChange(
                 table=table,
                 old=tuple((column.name, column.type_oid) for column in before.columns),

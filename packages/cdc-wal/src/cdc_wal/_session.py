@@ -98,6 +98,7 @@ class SlotSession(Generic[T]):
         self._paused = False
         self._intake = anyio.CancelScope()
         self._closed = False
+        self._starved = False  # whoever takes batches has done with the last one
         self._left = False
         self._failure: CdcError | None = None
         self._changed = anyio.Event()  # something for whoever takes batches
@@ -120,6 +121,11 @@ class SlotSession(Generic[T]):
     def resume(self) -> Resume:
         """Return where the next connection goes on."""
         return Resume(epoch=self.epoch, confirmed_lsn=self.confirmed_lsn, shapes=self._shapes.last)
+
+    @property
+    def truncates(self) -> int:
+        """How many events of TRUNCATE came over this connection."""
+        return self._builder.truncates
 
     @property
     def failure(self) -> CdcError | None:
@@ -151,9 +157,12 @@ class SlotSession(Generic[T]):
             if self._batches:
                 events, self.taken_bytes = self._batches.popleft()
                 self._buffered_bytes -= self.taken_bytes
+                self._starved = False
                 self._room.set()
                 return events
             self._changed = anyio.Event()
+            self._starved = True
+            self._room.set()
             await self._changed.wait()
 
     def close_intake(self) -> None:
@@ -240,6 +249,9 @@ class SlotSession(Generic[T]):
             return
         # nothing is received meanwhile: that is no silence of the server's
         self._paused = self._resolving = True
+        if self._shapes.is_new(relation):
+            self._hand_over(hold_last=False)
+            await self._until_starved()
         self._builder.resolve(relation, await self._shapes.resolve(relation))
         self._paused = self._resolving = False
 
@@ -266,9 +278,15 @@ class SlotSession(Generic[T]):
             await self._room.wait()
         self._paused = False
 
-    def _hand_over(self) -> None:
+    async def _until_starved(self) -> None:
+        """Wait until whoever takes batches asks for more: a publisher has accepted all, a worker has handled it."""
+        while self._batches or not self._starved:
+            self._room = anyio.Event()
+            await self._room.wait()
+
+    def _hand_over(self, *, hold_last: bool = True) -> None:
         size, last_size = self._builder.payload_bytes, self._builder.last_bytes
-        events = self._builder.take()
+        events = self._builder.take(hold_last=hold_last)
         if self._builder.reply_requested or self._tracker.flush_lsn > self._reported_lsn:
             self._report.set()
         if len(events) > 1 and size > self._config.max_batch_bytes:

@@ -71,7 +71,16 @@ class PostgresTransport:
         return _TRAITS
 
     def source(self) -> EventSource:
-        """Return the event source: the slot as one partition."""
+        """Return the event source: the slot as one partition.
+
+        Raises:
+            ConfigError: `truncate` is anything but `deliver`: here a TRUNCATE comes in order, for the handler to judge.
+        """
+        if self.config.truncate not in (None, "deliver"):
+            raise ConfigError(
+                f"truncate is {self.config.truncate!r}, and the postgres transport delivers a TRUNCATE in its order",
+                remedy="leave truncate out, and raise Poison in the handler where a TRUNCATE is to be set aside",
+            )
         return SlotSource(self.config, password=self._password, on_schema_change=self._on_schema_change)
 
     def provisioner(self) -> AbstractAsyncContextManager[Provisioner]:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cdc_core import CdcError, redact
 
-from .._demo.options import Backend, DemoFailed, DemoOptions, Fault
+from .._demo.options import Backend, DemoFailed, DemoOptions, Fault, TransportName
 
 if TYPE_CHECKING:
     from .._demo.run import Result
@@ -27,6 +27,8 @@ _PARAGRAPHS = (
     " nothing was lost, nothing came out of order, and nothing that was rolled back was delivered; 1 when the proof"
     " fails, 2 when there is none.",
     "Ctrl-C stops the writers, lets everything arrive, and proves it; a second one abandons.",
+    "`cdc demo --transport kinesis` puts an embedded Kinesis between the two: a reader publishes the changes to it, and"
+    " the same handler reads them from there.",
     "`cdc demo --fault restart` restarts the server in the middle of it.",
     "`cdc demo --dsn postgresql://me@host/db` uses your own database (with wal_level=logical), and goes on with its"
     " slot when it is run again; `--drop` takes everything away.",
@@ -59,6 +61,9 @@ def demo(
     seconds: Annotated[
         float, typer.Option(min=0, help="How long the writers write; 0: until Ctrl-C.")
     ] = 15.0,
+    transport: Annotated[
+        TransportName, typer.Option(help="What is between the database and the handler; postgres: nothing.")
+    ] = TransportName.POSTGRES,
     dsn: Annotated[
         str | None,
         typer.Option(
@@ -91,8 +96,10 @@ def demo(
     console = Console(stderr=True, force_terminal=False) if json_only else Console()
     if drop and dsn is None:
         raise typer.BadParameter("needs --dsn: an embedded server leaves nothing behind", param_hint="--drop")
-    options = DemoOptions(seconds=seconds, dsn=dsn, fault=fault, rate=rate, writers=writers, seed=seed)
-    _check_extra()
+    options = DemoOptions(
+        seconds=seconds, transport=transport, dsn=dsn, fault=fault, rate=rate, writers=writers, seed=seed
+    )
+    _check_extra(transport)
     from psycopg import Error as DatabaseError
 
     from cdc_testing.servers import ServerError
@@ -117,9 +124,12 @@ def demo(
     raise typer.Exit(0 if result.good else 1)
 
 
-def _check_extra() -> None:
+def _check_extra(transport: TransportName) -> None:
     try:
         from .._demo import run as run
+
+        if transport is TransportName.KINESIS:
+            from .._demo import kinesis as kinesis
     except ModuleNotFoundError as error:
         typer.echo(
             f"the demo needs more than is installed: {error.name}. Remedy: pip install 'cdc-platform[demo]'",
@@ -142,6 +152,7 @@ def _figures(
         name: round(value, 3) if isinstance(value, float) else value for name, value in figures.items()
     }
     return figures | {
+        "transport": options.transport,
         "fault": options.fault,
         "backend": backend,
         "error": error or (result.error if result is not None else "") or None,

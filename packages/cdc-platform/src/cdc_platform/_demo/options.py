@@ -28,6 +28,13 @@ class Fault(enum.StrEnum):
     TERMINATE = "terminate"
 
 
+class TransportName(enum.StrEnum):
+    """What is between the database and the handler."""
+
+    POSTGRES = "postgres"
+    KINESIS = "kinesis"
+
+
 class Backend(enum.StrEnum):
     """The event loop."""
 
@@ -40,6 +47,7 @@ class DemoOptions:
     """One run.
 
     - `seconds`: how long the workload runs; 0 until a signal.
+    - `transport`: `postgres` for nothing in between.
     - `dsn`: the user's own database; None for an embedded server.
     - `rate`: rows a second that the writers aim at together; `writers`: their sessions.
     - `drain_seconds`: how long what was written last may take to arrive.
@@ -47,6 +55,7 @@ class DemoOptions:
     """
 
     seconds: float = 15.0
+    transport: TransportName = TransportName.POSTGRES
     dsn: str | None = None
     fault: Fault | None = None
     rate: float = 300.0

@@ -6,7 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final, cast, final
 
@@ -15,16 +15,17 @@ import psycopg
 from anyio.abc import TaskStatus
 from rich.console import Console
 
-from cdc_core import CdcError, Pipeline, RetryPolicy
+from cdc_core import CdcError, DeadLetter, Pipeline, RetryPolicy
 from cdc_testing.servers.postgres import EmbeddedPostgres, open_postgres
-from cdc_wal import PostgresTransport, WalConfig
+from cdc_wal import RunningReader
 
 from . import faults, view
 from .handler import DemoHandler, Tamper
-from .options import LETTERS_SCHEMA, PIPELINE, PUBLICATION, SLOT, DemoFailed, DemoOptions
+from .options import PIPELINE, SLOT, DemoFailed, DemoOptions, TransportName
 from .proof import Mark, Proof, prove, read_mark, store
+from .route import Route, log_of, open_route
 from .rows import delivery_of
-from .schema import PUBLISHED, create_schema, discard_letters, drop_schema
+from .schema import create_schema, discard_letters, drop_schema
 from .session import Connection, Session, until
 from .status import NoteWarnings, Status
 from .workload import writing
@@ -32,6 +33,7 @@ from .workload import writing
 _FAULT_AT: Final = 0.4
 _FAULT_AFTER_SECONDS: Final = 5.0
 _SLOT_FREE_SECONDS: Final = 5.0
+_COMPARE_SECONDS: Final = 0.5
 
 
 @final
@@ -71,14 +73,19 @@ async def run_demo(options: DemoOptions, console: Console, *, tamper: Tamper | N
         DemoFailed, CdcError, psycopg.Error, cdc_testing.servers.ServerError: it could not be started.
     """
     faults.check_fault(options.fault, own_server=options.dsn is None)
+    _check_transport(options)
     result: Result | None = None
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
         stopping = anyio.Event()
         await tasks.start(_watch_signals, stopping, tasks.cancel_scope)
         try:
-            async with _database(options, console) as (dsn, server), Session(dsn, "observer") as session:
-                result = await _Run(options, console, dsn, server, session, stopping, tamper).run()
+            async with (
+                _database(options, console) as (dsn, server),
+                open_route(options, dsn) as route,
+                Session(dsn, "observer") as session,
+            ):
+                result = await _Run(options, console, dsn, server, route, session, stopping, tamper).run()
         except Exception as error:  # noqa: BLE001 - raised again below, outside of the task group
             failure = error
         tasks.cancel_scope.cancel()
@@ -95,7 +102,7 @@ async def drop_demo(dsn: str, console: Console) -> None:
     Raises:
         CdcError: e.g. a run goes on, and holds the slot.
     """
-    async with _transport(dsn).provisioner() as provisioner, Session(dsn, "drop") as session:
+    async with log_of(dsn).provisioner() as provisioner, Session(dsn, "drop") as session:
         await session.call(discard_letters)  # teardown keeps a table that holds some
         plan = await provisioner.teardown(confirm=SLOT)
         view.print_plan(console, plan, title="Dropped")
@@ -111,6 +118,7 @@ class _Run:
         console: Console,
         dsn: str,
         server: EmbeddedPostgres | None,
+        route: Route,
         session: Session,
         stopping: anyio.Event,
         tamper: Tamper | None,
@@ -119,10 +127,10 @@ class _Run:
         self._console = console
         self._dsn = dsn
         self._server = server
+        self._route = route
         self._session = session
         self._stopping = stopping
         self._tamper = tamper
-        self._transport = _transport(dsn)
         self._fault_seconds: float | None = None
         self._wrote_seconds = 0.0
         self._mark: Mark | None = None
@@ -133,6 +141,8 @@ class _Run:
         if before:
             self._console.print(f"{before:,} changes of earlier runs are proved together with this run's.")
         place = f"PostgreSQL {version}, {'yours' if self._server is None else 'embedded'}, slot {SLOT}"
+        if self._route.between:
+            place += f", {self._route.between}"
         status = Status(place=place, seconds=self._options.seconds)
         error = ""
         try:
@@ -160,10 +170,11 @@ class _Run:
         """Make the schema, and provision; what a refused plan was made for is taken away again."""
         created = await self._session.call(create_schema)
         try:
-            async with self._transport.provisioner() as provisioner:
-                plan = await provisioner.plan()
-                view.print_plan(self._console, plan)
-                await provisioner.apply(plan)
+            for title, opening in self._route.provisioners():
+                async with opening as provisioner:
+                    plan = await provisioner.plan()
+                    view.print_plan(self._console, plan, title=title)
+                    await provisioner.apply(plan)
         except BaseException:
             if created:
                 with anyio.move_on_after(10.0, shield=True):
@@ -186,7 +197,7 @@ class _Run:
         async with Session(self._dsn, "handler") as sink:
             pipeline = Pipeline(
                 name=PIPELINE,
-                transport=self._transport,
+                transport=self._route.transport,
                 handler=DemoHandler(sink, status.seen, self._tamper),
                 retry=RetryPolicy(
                     max_attempts=2,
@@ -200,12 +211,13 @@ class _Run:
                 _noting_warnings(status),
                 view.showing(self._console, status, live=live_view),
                 pipeline.running() as status.live,
+                self._reading() as status.reading,
                 anyio.create_task_group() as watches,
             ):
-                watches.start_soon(status.sample, self._transport, self._session)
+                watches.start_soon(status.sample, self._route.transport, self._session)
                 await self._write(status)
                 status.phase = "the writers have stopped, the rest arrives"
-                await self._wait_until_confirmed()
+                await self._wait_until_arrived()
                 watches.cancel_scope.cancel()
             status.phase = "done"
 
@@ -236,13 +248,34 @@ class _Run:
         self._fault_seconds = time.monotonic() - started_at
         status.note(f"fault: {fault.value} took {self._fault_seconds:.1f} seconds")
 
-    async def _wait_until_confirmed(self) -> None:
-        """Wait until the server has it from the pipeline that all is done that was committed until now."""
+    def _reading(self) -> AbstractAsyncContextManager[RunningReader | None]:
+        reader = self._route.reader
+        return nullcontext() if reader is None else reader.running()
+
+    async def _wait_until_arrived(self) -> None:
+        """Wait until all is done that was committed until now.
+
+        The slot's confirmation says it where the pipeline reads the log itself. Where a reader does, it says what
+        the broker has stored: then the ledger is asked, as for the proof.
+        """
+        deadline = anyio.current_time() + self._options.drain_seconds
         await until(self._is_confirmed, timeout_seconds=self._options.drain_seconds)
+        if self._route.broker is not None:
+            left = deadline - anyio.current_time()
+            await until(self._is_handled, timeout_seconds=left, poll_seconds=_COMPARE_SECONDS)
 
     async def _is_confirmed(self) -> bool:
         mark = await self._marked()
         return await self._session.call(lambda connection: _has_confirmed(connection, mark.lsn))
+
+    async def _is_handled(self) -> bool:
+        try:
+            proof, _ = await self._compared(await self._marked())
+        except CdcError as error:
+            if error.retryable:  # a store of dead letters is away
+                return False
+            raise
+        return proof.lost == 0
 
     async def _marked(self) -> Mark:
         """Return the mark, set when it is first asked for."""
@@ -252,12 +285,7 @@ class _Run:
 
     async def _prove(self) -> Proof | None:
         try:
-            mark = await self._marked()
-            async with self._transport.dead_letters() as letters:
-                found = [letter async for letter in letters.list(pipeline=PIPELINE)]
-            deliveries = [delivery_of(letter.event) for letter in found]
-            await self._session.call(lambda each: store(each, deliveries, outcome="dead letter"))
-            proof = await self._session.call(lambda each: prove(each, mark))
+            proof, found = await self._compared(await self._marked())
         except (CdcError, psycopg.OperationalError) as error:
             self._console.print(f"The database cannot be asked: {error}", markup=False)
             return None
@@ -265,6 +293,15 @@ class _Run:
             self._console.print(view.letters_table(found[-10:], title=f"Dead letters: {len(found)}"))
         view.print_proof(self._console, proof)
         return proof
+
+    async def _compared(self, mark: Mark) -> tuple[Proof, list[DeadLetter]]:
+        found: list[DeadLetter] = []
+        for opening in self._route.dead_letters():
+            async with opening as letters:
+                found += [letter async for letter in letters.list(pipeline=PIPELINE)]
+        deliveries = [delivery_of(letter.event) for letter in found]
+        await self._session.call(lambda each: store(each, deliveries, outcome="dead letter"))
+        return await self._session.call(lambda each: prove(each, mark)), found
 
     def _what_is_missing(self, proof: Proof | None, before: int) -> str:
         """Say why a run without an error still proves nothing."""
@@ -277,17 +314,12 @@ class _Run:
         return ""
 
 
-def _transport(dsn: str) -> PostgresTransport:
-    return PostgresTransport(
-        WalConfig(
-            dsn=dsn,
-            slot_name=SLOT,
-            publication_name=PUBLICATION,
-            tables=PUBLISHED,
-            operations=("insert", "update", "delete"),
-            cdc_schema=LETTERS_SCHEMA,
+def _check_transport(options: DemoOptions) -> None:
+    if options.transport is not TransportName.POSTGRES and options.dsn is not None:
+        raise DemoFailed(
+            f"--transport {options.transport} has an embedded broker, and your slot would outlive what is in it",
+            remedy="leave --dsn out: the embedded database goes with the broker",
         )
-    )
 
 
 @asynccontextmanager
@@ -306,7 +338,7 @@ async def _database(
 @asynccontextmanager
 async def _noting_warnings(status: Status) -> AsyncGenerator[None]:
     handler = NoteWarnings(status)
-    loggers = [logging.getLogger(name) for name in ("cdc_core", "cdc_wal")]
+    loggers = [logging.getLogger(name) for name in ("cdc_core", "cdc_wal", "cdc_kinesis")]
     for logger in loggers:
         logger.addHandler(handler)
     try:

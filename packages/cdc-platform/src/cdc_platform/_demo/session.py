@@ -40,14 +40,16 @@ def connect(dsn: str, role: str) -> Connection:
     return connection
 
 
-async def until(holds: Callable[[], Awaitable[bool]], *, timeout_seconds: float) -> bool:
+async def until(
+    holds: Callable[[], Awaitable[bool]], *, timeout_seconds: float, poll_seconds: float = _POLL_SECONDS
+) -> bool:
     """Ask again and again until it holds; False when the time is over. A server that is away does not hold."""
     with anyio.move_on_after(timeout_seconds):
         while True:
             with contextlib.suppress(psycopg.OperationalError):
                 if await holds():
                     return True
-            await anyio.sleep(_POLL_SECONDS)
+            await anyio.sleep(poll_seconds)
     return False
 
 

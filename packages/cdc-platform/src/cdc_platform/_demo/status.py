@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, final
 
@@ -22,6 +23,7 @@ from cdc_core import (
     Transport,
     Unknown,
 )
+from cdc_wal import RunningReader
 
 from .handler import Seen
 from .options import PIPELINE, SLOT
@@ -47,6 +49,7 @@ class Status:
         self.seen = Seen()
         self.tally = Tally()
         self.live: RunningPipeline | None = None
+        self.reading: RunningReader | None = None
         self.confirmed_lsn: str | Unknown = UNKNOWN
         self.letters: deque[DeadLetter] = deque(maxlen=_LETTERS_SHOWN)
         self.notes: list[str] = []
@@ -60,9 +63,19 @@ class Status:
         return time.monotonic() - self.started_at
 
     @property
-    def lag(self) -> PartitionLag | None:
-        """The pipeline's, as last sampled; None where there is none yet."""
-        return self.live.lag[0] if self.live is not None and self.live.lag else None
+    def slot_lag(self) -> PartitionLag | None:
+        """The slot's, as last sampled; None where there is none yet."""
+        return self._own_lag[0] if self._own_lag else None
+
+    @property
+    def shard_lags(self) -> Sequence[PartitionLag]:
+        """Those of a broker's shards, as last sampled; empty where there is no broker, or no sample yet."""
+        return self.live.lag if self.live is not None and self.reading is not None else ()
+
+    @property
+    def _own_lag(self) -> Sequence[PartitionLag]:
+        source = self.live if self.reading is None else self.reading
+        return source.lag if source is not None else ()
 
     @property
     def dead_lettered(self) -> int:

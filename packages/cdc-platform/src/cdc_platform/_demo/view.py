@@ -67,7 +67,8 @@ def _line(status: Status) -> str:
     changes = ", ".join(f"{count:,} {name}s" for name, count in counts.items())
     return (
         f"{status.elapsed_seconds:5.1f} s  {status.phase}: {changes}; lag {_lag(status)};"
-        f" confirmed {shown(status.confirmed_lsn)}; {status.dead_lettered} dead letters"
+        + (f" shards {shards};" if (shards := _shards(status)) else "")
+        + f" confirmed {shown(status.confirmed_lsn)}; {status.dead_lettered} dead letters"
     )
 
 
@@ -115,6 +116,7 @@ def _figures(status: Status) -> RenderableType:
     for name, value in (
         ("rate", f"{rate:,.0f} changes/s handled"),
         ("lag", _lag(status)),
+        *((("shards", shards),) if (shards := _shards(status)) else ()),
         ("commit to handled", _seconds(status.seen.delay_seconds)),
         ("confirmed LSN", shown(status.confirmed_lsn)),
         ("dead letters", str(status.dead_lettered)),
@@ -195,10 +197,21 @@ def shown(figure: object) -> str:
 
 
 def _lag(status: Status) -> str:
-    if (lag := status.lag) is None:
+    if (lag := status.slot_lag) is None:
         return "unknown"
     size = "unknown" if lag.lag_bytes is UNKNOWN else f"{lag.lag_bytes:,}"
     return f"{size} bytes, {_seconds(lag.lag_seconds)}"
+
+
+def _shards(status: Status) -> str:
+    """Return the number of a broker's shards and the lag of the one that is furthest behind; empty without a broker."""
+    if status.reading is None:
+        return ""
+    if not (lags := status.shard_lags):
+        return "unknown"
+    known = [lag.lag_seconds for lag in lags if lag.lag_seconds is not UNKNOWN]
+    worst = max(known) if len(known) == len(lags) else UNKNOWN
+    return f"{len(lags)}, {_seconds(worst)} behind"
 
 
 def _seconds(figure: float | Unknown) -> str:

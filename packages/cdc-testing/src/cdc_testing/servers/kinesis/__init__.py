@@ -13,11 +13,12 @@ from ._faults import FaultState as FaultState
 from ._faults import Hold as Hold
 from ._faults import Refuse as Refuse
 from ._faults import RejectEntries as RejectEntries
+from ._launch import connect_kinesis as connect_kinesis
+from ._launch import open_kinesis as open_kinesis
+from ._launch import start_kinesis as start_kinesis
 from ._limits import Rates as Rates
 from ._server import KINESIS_ENDPOINT_VARIABLE as KINESIS_ENDPOINT_VARIABLE
 from ._server import EmbeddedKinesis as EmbeddedKinesis
 from ._server import FaultHandle as FaultHandle
-from ._server import open_kinesis as open_kinesis
-from ._server import start_kinesis as start_kinesis
 from ._service import Durations as Durations
 from ._shard import Record as Record

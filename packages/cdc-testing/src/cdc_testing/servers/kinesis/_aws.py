@@ -9,8 +9,9 @@ import anyio.to_thread
 
 from .._errors import ServerUnavailableError
 from ._dynamodb import EmbeddedDynamoDb, start_dynamodb
+from ._launch import DEFAULT_REGION, start_kinesis
 from ._limits import Rates
-from ._server import DEFAULT_REGION, EmbeddedKinesis, start_kinesis
+from ._server import EmbeddedKinesis
 from ._service import Durations
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def start_aws(
     durations: Durations | None = None,
     throttle: bool | Rates = False,
     clock: Callable[[], float] | None = None,
+    own_process: bool = False,
     use_existing: bool = True,
 ) -> Generator[EmbeddedAws]:
     """Start Kinesis and DynamoDB: `start_kinesis`, which says what the arguments are, and `start_dynamodb`."""
@@ -96,6 +98,7 @@ def start_aws(
                 durations=durations,
                 throttle=throttle,
                 clock=clock,
+                own_process=own_process,
                 use_existing=use_existing,
             )
         )
@@ -109,11 +112,17 @@ async def open_aws(
     durations: Durations | None = None,
     throttle: bool | Rates = False,
     clock: Callable[[], float] | None = None,
+    own_process: bool = False,
     use_existing: bool = True,
 ) -> AsyncGenerator[EmbeddedAws]:
     """`start_aws` for asyncio and trio: starting and ending take place in a worker thread."""
     block = start_aws(
-        region=region, durations=durations, throttle=throttle, clock=clock, use_existing=use_existing
+        region=region,
+        durations=durations,
+        throttle=throttle,
+        clock=clock,
+        own_process=own_process,
+        use_existing=use_existing,
     )
     servers = await anyio.to_thread.run_sync(block.__enter__)
     try:

@@ -32,5 +32,5 @@ class Consumer:
             "ConsumerName": self.name,
             "ConsumerARN": self.arn,
             "ConsumerStatus": self.status(now),
-            "ConsumerCreationTimestamp": round(self.created_at, 3),
+            "ConsumerCreationTimestamp": self.created_at,
         }

@@ -177,6 +177,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._faults: dict[int, Fault] = {}
+        self._active: list[Fault] = []
         self._changed = threading.Condition()
         self._next = 1
 
@@ -184,25 +185,23 @@ class Faults:
         """Put a rule to work and return its number."""
         with self._changed:
             number, self._next = self._next, self._next + 1
-            self._faults[number] = Fault(rule, when, now)
+            fault = self._faults[number] = Fault(rule, when, now)
+            self._active = [*self._active, fault]
             return number
 
     def remove(self, number: int) -> None:
         """Take a rule back; what it holds goes on."""
         with self._changed:
-            self._faults[number].remove()
-            self._changed.notify_all()
-
-    def release(self, number: int) -> None:
-        """Let go on what a rule holds, and hold nothing more."""
-        self.remove(number)
+            fault = self._faults[number]
+            fault.remove()
+            self._active = [each for each in self._active if each is not fault]
 
     def clear(self) -> None:
         """Take every rule back."""
         with self._changed:
             for fault in self._faults.values():
                 fault.remove()
-            self._changed.notify_all()
+            self._active = []
 
     def state(self, number: int, now: float) -> FaultState:
         """What a rule has done so far."""
@@ -218,12 +217,12 @@ class Faults:
 
     def meeting(self, call: Call, now: float) -> list[Fault]:
         """The rules that a request meets, counted as hits; those about single records are not among them."""
-        if not self._faults:
+        if not self._active:
             return []
         with self._changed:
             met = [
                 fault
-                for fault in self._faults.values()
+                for fault in self._active
                 if not isinstance(fault.rule.action, RejectEntries) and fault.meets(call, now)
             ]
             for fault in met:
@@ -234,12 +233,12 @@ class Faults:
 
     def rejecting(self, call: Call, now: float) -> Rejecting | None:
         """What decides about a request's records; None where no rule does."""
-        if not self._faults:
+        if not self._active:
             return None
         with self._changed:
             met = [
                 (fault, fault.rule.action)
-                for fault in self._faults.values()
+                for fault in self._active
                 if isinstance(fault.rule.action, RejectEntries) and fault.meets(call, now)
             ]
         if not met:

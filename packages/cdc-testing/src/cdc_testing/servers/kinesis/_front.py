@@ -52,8 +52,8 @@ class Front:
         self._logged = 0
 
     def now(self) -> float:
-        """The server's time."""
-        return self._clock() + self._advanced
+        """The server's time, to the millisecond: the precision of all times that the service tells."""
+        return round(self._clock() + self._advanced, 3)
 
     def advance(self, seconds: float) -> None:
         """Move the server's time on."""
@@ -66,6 +66,13 @@ class Front:
         """The latest requests, oldest first."""
         with self.lock:
             return tuple(self._log)
+
+    def reset(self) -> None:
+        """Forget every stream, fault and logged request."""
+        self.faults.clear()
+        with self.lock:
+            self.service.streams.clear()
+            self._log.clear()
 
     def answer(self, headers: Mapping[str, str], body: bytes) -> HttpAnswer | None:
         """Carry out a request; None: close the connection without an answer.

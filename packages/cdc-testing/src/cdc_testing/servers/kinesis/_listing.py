@@ -66,10 +66,18 @@ def _first_page(service: Service, request: requests.ListShards, now: float) -> S
 
 
 def _next_page(service: Service, request: requests.ListShards, now: float) -> ShardPage:
-    if request.stream_name or request.stream_creation_timestamp is not None:
-        raise invalid("NextToken and StreamName cannot be provided together.")
-    if request.exclusive_start_shard_id:
-        raise invalid("NextToken and ExclusiveStartShardId cannot be provided together.")
+    # The token says it all; the service refuses the rest beside it (botocore's own paginator fails there too:
+    # boto/botocore#2009).
+    beside = {
+        "StreamName": request.stream_name,
+        "StreamARN": request.stream_arn,
+        "StreamCreationTimestamp": request.stream_creation_timestamp,
+        "ExclusiveStartShardId": request.exclusive_start_shard_id,
+        "ShardFilter": request.shard_filter,
+    }
+    for name, value in beside.items():
+        if value is not None:
+            raise invalid(f"NextToken and {name} cannot be provided together.")
     page = service.tokens.read(request.next_token or "", ShardPage)
     if page is None:
         raise invalid("NextToken is invalid.")

@@ -112,7 +112,8 @@ class ListShards(StreamRequest, frozen=True, kw_only=True):
 class Entry(Request, frozen=True, kw_only=True, gc=False):
     data: bytes
     partition_key: PartitionKey
-    explicit_hash_key: HashKey | None = None
+    # Its form is checked where it becomes a number: a pattern here would cost as much as all of the storing.
+    explicit_hash_key: str | None = None
 
 
 class PutRecords(StreamRequest, frozen=True, kw_only=True):
@@ -123,7 +124,7 @@ class PutRecords(StreamRequest, frozen=True, kw_only=True):
 class PutRecord(StreamRequest, frozen=True, kw_only=True):
     data: bytes
     partition_key: PartitionKey
-    explicit_hash_key: HashKey | None = None
+    explicit_hash_key: str | None = None
     sequence_number_for_ordering: SequenceNumber | None = None
 
 

@@ -6,7 +6,7 @@ shard's number (32), the digit 2. The creation time stands first so that a child
 """
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 _LEAD = 2 << 184
 _MARK = 2
@@ -24,17 +24,20 @@ class Sequence(NamedTuple):
     arrived_second: int
     shard_number: int
 
-    def to_int(self) -> int:
-        value = self.created_second
-        for part, bits in (
-            (self.ordinal, 64),
-            (self.generation, 12),
-            (self.arrived_second, 36),
-            (self.shard_number, 32),
-            (_MARK, 4),
-        ):
-            value = (value << bits) | part
-        return _LEAD | value
+
+@final
+class Numbering:
+    """Gives out one shard's sequence numbers."""
+
+    def __init__(self, *, created_second: int, generation: int, shard_number: int) -> None:
+        self.given = 0
+        self._base = _LEAD | (created_second << 148) | (generation << 72) | (shard_number << 4) | _MARK
+
+    def next(self, now: float) -> str:
+        """The next number, for what arrives at a time."""
+        ordinal = self.given
+        self.given += 1
+        return str(self._base + (ordinal << 84) + (int(now) << 36))
 
 
 def parse_sequence(text: str) -> Sequence | None:

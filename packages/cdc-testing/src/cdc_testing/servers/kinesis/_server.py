@@ -1,6 +1,4 @@
-import os
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Self, final
 
 import anyio
@@ -8,18 +6,13 @@ import anyio.to_thread
 
 from .._errors import ServerError
 from ._calls import Call, LoggedCall
-from ._control import Control, LocalControl
+from ._control import Control
 from ._faults import Action, FaultState, Refuse, Rule
-from ._front import Front
-from ._http import HttpServer
 from ._limits import Rates
-from ._service import Durations, Service
 from ._shard import Record
 
 KINESIS_ENDPOINT_VARIABLE: Final = "CDC_TEST_KINESIS_ENDPOINT"
 """Environment variable with the URL of a running Kinesis (or "aws" for AWS itself); then none is started."""
-DEFAULT_REGION: Final = "us-east-1"
-ACCOUNT_ID: Final = "000000000000"
 
 
 @final
@@ -118,7 +111,7 @@ class EmbeddedKinesis:
             action: What happens to them: `Refuse`, `Drop`, `Delay`, `Hold`, `RejectEntries`.
             operations, streams, access_keys: Only these; empty for all.
             shards: Only reading requests of these shards; of puts, see `RejectEntries.shards`.
-            when: Only requests for which it is true; for a server in this process alone.
+            when: Only requests for which it is true; not for a server in another process.
             skip: Let so many matching requests through first.
             count: Meet so many, then no more.
             seconds: End after this time by the server's clock.
@@ -176,12 +169,16 @@ class EmbeddedKinesis:
         ]
 
     def records(self, stream: str) -> Mapping[str, Sequence[Record]]:
-        """What is stored in each shard of a stream, in order, without a request."""
+        """What is stored in each shard of a stream, in order, without a request.
+
+        Raises:
+            ServerError: there is no such stream.
+        """
         return self._ours("records").records(stream)
 
-    def delete_streams(self) -> None:
-        """Forget every stream."""
-        self._ours("delete_streams").delete_streams()
+    def reset(self) -> None:
+        """Forget every stream, fault and logged request, as a new server would; its time goes on."""
+        self._ours("reset").reset()
 
     def _ours(self, what: str) -> Control:
         if self._control is None:
@@ -190,79 +187,3 @@ class EmbeddedKinesis:
                 remedy=f"unset {KINESIS_ENDPOINT_VARIABLE}, or pass use_existing=False",
             )
         return self._control
-
-
-@contextmanager
-def start_kinesis(
-    *,
-    port: int = 0,
-    region: str = DEFAULT_REGION,
-    durations: Durations | None = None,
-    throttle: bool | Rates = False,
-    clock: Callable[[], float] | None = None,
-    use_existing: bool = True,
-) -> Generator[EmbeddedKinesis]:
-    """Start a Kinesis in threads of this process; leaving the block ends it and cuts its connections.
-
-    It listens on a loopback port and speaks the service's protocol (JSON and CBOR over HTTP/1.1), so any client
-    with an endpoint to set can use it. Any access key is taken. Where the environment variable
-    CDC_TEST_KINESIS_ENDPOINT names a running one, nothing is started, and the other arguments are without effect.
-
-    Args:
-        port: 0 for a free one.
-        region: Of its ARNs.
-        durations: How long streams and shards take to change; by default no time, while the service needs
-            tens of seconds.
-        throttle: Whether shards bear the service's rates only (True), or these (`Rates`). Sizes are always
-            limited as the service limits them.
-        clock: The server's time in seconds since 1970; by default this machine's, which `advance` moves on.
-        use_existing: Whether CDC_TEST_KINESIS_ENDPOINT counts; False for tests that need faults or the clock.
-    """
-    if use_existing and (existing := os.environ.get(KINESIS_ENDPOINT_VARIABLE)):
-        named_region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or region
-        yield EmbeddedKinesis(None if existing == "aws" else existing, named_region, None)
-        return
-    service = Service(region=region, account_id=ACCOUNT_ID, durations=durations, rates=rates_of(throttle))
-    front = Front(service) if clock is None else Front(service, clock=clock)
-    http = HttpServer("127.0.0.1", port, lambda path, headers, body: front.answer(headers, body))
-    http.start()
-    try:
-        yield EmbeddedKinesis(f"http://127.0.0.1:{http.port}", region, LocalControl(front))
-    finally:
-        front.faults.clear()
-        http.close()
-
-
-@asynccontextmanager
-async def open_kinesis(
-    *,
-    port: int = 0,
-    region: str = DEFAULT_REGION,
-    durations: Durations | None = None,
-    throttle: bool | Rates = False,
-    clock: Callable[[], float] | None = None,
-    use_existing: bool = True,
-) -> AsyncGenerator[EmbeddedKinesis]:
-    """`start_kinesis` for asyncio and trio: starting and ending take place in a worker thread."""
-    block = start_kinesis(
-        port=port,
-        region=region,
-        durations=durations,
-        throttle=throttle,
-        clock=clock,
-        use_existing=use_existing,
-    )
-    server = await anyio.to_thread.run_sync(block.__enter__)
-    try:
-        yield server
-    finally:
-        # Shielded: bounded by what is in flight, and nothing may be left behind.
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(block.__exit__, None, None, None)
-
-
-def rates_of(throttle: bool | Rates) -> Rates | None:
-    """The rates that an argument means."""
-    if isinstance(throttle, Rates):
-        return throttle
-    return Rates() if throttle else None

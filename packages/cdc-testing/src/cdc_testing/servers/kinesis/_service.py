@@ -36,8 +36,8 @@ class Durations(msgspec.Struct, frozen=True, kw_only=True):
 class Service:
     """The streams of one account in one region, without sockets, threads and clocks.
 
-    Times are arguments (`now`, seconds since 1970); what can be refused is raised as `Refusal`. The caller
-    takes care that one operation runs at a time.
+    Times are arguments (`now`, seconds since 1970, to the millisecond); what can be refused is raised as
+    `Refusal`. The caller takes care that one operation runs at a time.
     """
 
     def __init__(

@@ -3,7 +3,7 @@ from typing import Any, final
 import msgspec
 
 from ._limits import Rates, ShardMeter
-from ._sequence import Sequence
+from ._sequence import Numbering, Sequence
 
 
 @final
@@ -44,9 +44,11 @@ class Shard:
         self.meter: ShardMeter | None = None
         # A child's numbers follow its parents' even when it is made in the same second.
         self.created_second: int = max(int(created_at), *(parent.created_second + 1 for parent in parents), 0)
-        self._next_ordinal = 0
+        self._numbering = Numbering(
+            created_second=self.created_second, generation=generation, shard_number=number
+        )
         self._first_ordinal = 1
-        self.first_sequence = self._take_sequence(created_at)
+        self.first_sequence = self._numbering.next(created_at)
         self.last_sequence: str | None = None
 
     @property
@@ -60,13 +62,13 @@ class Shard:
 
     def append(self, data: bytes, partition_key: str, now: float, encryption_type: str | None) -> str:
         """Store a record and return its sequence number."""
-        number = self._take_sequence(now)
-        self.records.append(Record(number, round(now, 3), data, partition_key, encryption_type))
+        number = self._numbering.next(now)
+        self.records.append(Record(number, now, data, partition_key, encryption_type))
         return number
 
     def close(self, now: float) -> None:
         """Take no more records; the last sequence number stands after every record's."""
-        self.last_sequence = self._take_sequence(now)
+        self.last_sequence = self._numbering.next(now)
         self.closed_at = now
 
     def position_of(self, number: str, sequence: Sequence) -> int | None:
@@ -74,7 +76,7 @@ class Shard:
         shard = (sequence.shard_number, sequence.generation, sequence.created_second)
         if (
             shard != (self.number, self.generation, self.created_second)
-            or sequence.ordinal >= self._next_ordinal
+            or sequence.ordinal >= self._numbering.given
         ):
             return None
         if sequence.ordinal == 0:
@@ -136,8 +138,3 @@ class Shard:
 
     def hash_key_range(self) -> dict[str, str]:
         return {"StartingHashKey": str(self.first_hash), "EndingHashKey": str(self.last_hash)}
-
-    def _take_sequence(self, now: float) -> str:
-        ordinal = self._next_ordinal
-        self._next_ordinal += 1
-        return str(Sequence(self.created_second, ordinal, self.generation, int(now), self.number).to_int())

@@ -160,7 +160,7 @@ class Stream:
             "StreamARN": self.arn,
             "StreamStatus": self.status,
             "StreamModeDetails": {"StreamMode": self.mode},
-            "StreamCreationTimestamp": round(self.created_at, 3),
+            "StreamCreationTimestamp": self.created_at,
         }
 
     def details(self) -> dict[str, Any]:

@@ -92,14 +92,23 @@ def _hash_keys(entries: Sequence[requests.Entry]) -> list[int]:
             digest = hashlib.md5(entry.partition_key.encode(), usedforsecurity=False).digest()
             keys.append(int.from_bytes(digest, "big"))
             continue
-        key = int(entry.explicit_hash_key)
-        if key > MAX_HASH_KEY:
-            raise invalid(
-                "Invalid ExplicitHashKey. ExplicitHashKey must be in the range: [0, 2^128-1]. "
-                f"Specified value was {key}"
-            )
-        keys.append(key)
+        keys.append(_explicit(entry.explicit_hash_key))
     return keys
+
+
+def _explicit(text: str) -> int:
+    if not (text.isdecimal() and text.isascii()) or (text[0] == "0" and len(text) > 1) or len(text) > 39:
+        raise malformed(
+            f"Value '{text}' at 'explicitHashKey' failed to satisfy constraint: "
+            r"Member must satisfy regular expression pattern: 0|([1-9]\d{0,38})"
+        )
+    key = int(text)
+    if key > MAX_HASH_KEY:
+        raise invalid(
+            "Invalid ExplicitHashKey. ExplicitHashKey must be in the range: [0, 2^128-1]. "
+            f"Specified value was {key}"
+        )
+    return key
 
 
 def _check_ordering(stream: Stream, number: str | None, now: float) -> None:
