@@ -90,6 +90,10 @@ class KinesisHarness:
         """The servers, straight."""
         return self._aws
 
+    def session(self) -> boto3.Session:
+        """Return a session with the harness's credentials."""
+        return self._endpoints.session()
+
     async def prepare(self) -> None:
         """Open proxies ahead: `transport()` cannot wait for one."""
         for _ in range(_PROXIES):

@@ -104,7 +104,10 @@ from ._serving import Runnable as Runnable
 from ._serving import serve as serve
 from ._streams import PartitionStream as PartitionStream
 from ._streams import WorkerScope as WorkerScope
+from ._tasks import Run as Run
+from ._tasks import one_error as one_error
 from ._tasks import open_task_group as open_task_group
+from ._tasks import run_beside as run_beside
 from ._tasks import wait_any as wait_any
 from ._telemetry import current_trace_headers as current_trace_headers
 from ._transport import ENTRY_POINT_GROUP as ENTRY_POINT_GROUP

@@ -10,9 +10,10 @@ from typing import final
 from ._errors import Poison
 from ._events import Event
 from ._parking import ParkedKeys
-from ._partition_work import PartitionWork, leaves_of
+from ._partition_work import PartitionWork
 from ._retry import Backoff, Verdict
 from ._set_aside import Batch, SetAside
+from ._tasks import leaves_of
 
 
 @final

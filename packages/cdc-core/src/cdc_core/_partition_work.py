@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar, cast, final
 
 import anyio
@@ -207,12 +207,3 @@ class PartitionWork:
                     await self.pause(action, backoff, error, doing, endless=True)
         finally:
             self.progress.recovered(action)
-
-
-def leaves_of(error: BaseException) -> Iterator[BaseException]:
-    """Iterate over what an exception group holds, however nested; an exception that is no group is its own leaf."""
-    if isinstance(error, BaseExceptionGroup):
-        for member in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from leaves_of(member)
-    else:
-        yield error

@@ -18,6 +18,7 @@ from ._health import Health, PartitionLag
 from ._pipeline_run import PipelineRun
 from ._progress import Counters
 from ._retry import RetryPolicy
+from ._tasks import run_beside
 from ._transport import Transport
 
 
@@ -88,22 +89,8 @@ class Pipeline:
                 unchanged, and goes before it.
         """
         run = PipelineRun(self)
-        raised: BaseException | None = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run.main)
-            try:
-                with run.body:
-                    yield RunningPipeline(run)
-            except BaseException as error:  # noqa: BLE001 - raised again below, outside of the task group
-                raised = error
-                if not isinstance(error, Exception):
-                    tasks.cancel_scope.cancel()
-            run.stop()
-            await run.ended.wait()
-        if raised is not None:
-            raise raised
-        if run.failure is not None:
-            raise run.failure
+        async with run_beside(run):
+            yield RunningPipeline(run)
 
     async def run(self) -> None:
         """Run until cancelled, until the source ends, or until it fails.

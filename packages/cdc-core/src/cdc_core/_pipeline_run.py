@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, cast, final
 
 import anyio
 
-from ._errors import CdcError, ContractError
+from ._errors import CdcError
 from ._health import Check, CheckState, Health
 from ._iteration import iterating
 from ._parking import ParkedKeys
-from ._partition_work import PartitionWork, leaves_of, logger
+from ._partition_work import PartitionWork, logger
 from ._progress import Counters, PartitionProgress, Tally
 from ._protocols import ErrorRouter
 from ._repeats import DropRepeats, drop_repeats
 from ._sampling import LoopWatch, MonitorSampler, is_waiting
 from ._streams import PartitionStream
+from ._tasks import one_error
 from ._telemetry import PipelineTelemetry
 from ._worker import PartitionWorker
 
@@ -74,7 +75,8 @@ class PipelineRun:
         except BaseException as error:  # noqa: BLE001 - kept for whoever runs beside it, who raises it
             cancelled, failures = _split(error)
             if failures is not None:
-                self.failure = _one_of(failures, self._pipeline.name)
+                where = {"pipeline": self._pipeline.name}
+                self.failure = one_error(failures, out_of="the transport", where=where)
             if cancelled is not None:
                 raise cancelled from None
         finally:
@@ -222,19 +224,3 @@ def _split(error: BaseException) -> tuple[BaseException | None, BaseException | 
     if isinstance(error, BaseExceptionGroup):
         return cast("BaseExceptionGroup[BaseException]", error).split(cancelled)
     return (error, None) if isinstance(error, cancelled) else (None, error)
-
-
-def _one_of(error: BaseException, pipeline: str) -> BaseException:
-    """Return the one error that the user gets: what is no CdcError, and no interrupt, is a transport's fault."""
-    leaves = list(leaves_of(error))
-    first = next((leaf for leaf in leaves if not isinstance(leaf, Exception)), None)
-    first = first or next((leaf for leaf in leaves if isinstance(leaf, CdcError)), leaves[0])
-    if isinstance(first, CdcError) or not isinstance(first, Exception):
-        return first
-    failure = ContractError(
-        f"an unexpected {type(first).__qualname__} came out of the transport",
-        where={"pipeline": pipeline},
-        remedy="see the cause, and report it to the transport's author",
-    )
-    failure.__cause__ = first
-    return failure

@@ -11,6 +11,7 @@ import anyio
 
 from cdc_core import CdcError
 
+from ._aggregation import deaggregate
 from ._aws import Aws
 from ._config import KinesisConfig
 from ._errors import AwsError
@@ -20,7 +21,6 @@ from ._position import KinesisPosition
 from ._record_data import decode_record
 from ._records import GotRecord
 from ._shards import list_shards
-from ._taking_apart import rows_of
 
 logger = logging.getLogger("cdc_kinesis")
 
@@ -122,8 +122,9 @@ class _Search:
 
     def _look_at(self, record: GotRecord, shard_id: str, places: Mapping[str, _Place]) -> None:
         number = int(record.sequence_number)
-        rows = rows_of(record.data)
-        for sub_sequence, data in enumerate([record.data] if rows is None else rows):
+        rows = deaggregate(record.data)
+        datas = [record.data] if rows is None else [row.data for row in rows]
+        for sub_sequence, data in enumerate(datas):
             event = decode_record(
                 data,
                 partition_key=record.partition_key,

@@ -53,6 +53,7 @@ class LetterIndex:
         self._wanted = wanted
         self._copies: dict[tuple[str, str], _Copy] = {}
         self._letters: dict[str, Entry] = {}
+        self._whole: set[tuple[str, str]] = set()
 
     @property
     def letters(self) -> Sequence[Entry]:
@@ -73,6 +74,7 @@ class LetterIndex:
         if copy.missing:
             return
         del self._copies[header.letter, header.copy]
+        self._whole.add((header.letter, header.copy))
         if header.letter not in self._letters:  # otherwise it was routed again
             self._letters[header.letter] = Entry(
                 letter=header.letter,
@@ -84,6 +86,9 @@ class LetterIndex:
             )
 
     def _copy_of(self, header: Header, place: Place) -> _Copy | None:
+        if (header.letter, header.copy) in self._whole:
+            # a request without an answer was sent again, and is stored twice: even behind a marker it is no new letter
+            return None
         known = self._copies.get((header.letter, header.copy))
         if known is not None:
             return known

@@ -19,7 +19,6 @@ from cdc_core import (
     Partition,
     PartitionLag,
     Unknown,
-    open_task_group,
 )
 
 from ._aws import Aws
@@ -38,8 +37,9 @@ from ._inspection import inspect_stream, inspect_table
 from ._lease_table import LeaseTable
 from ._leases import SHARD_END, TRIM_HORIZON, Checkpoint, Lease, LeaseClock
 from ._meta_table import MetaTable
+from ._pacing import Pacing
 from ._plan_steps import check_bucket_count
-from ._shard_lag import ShardLag
+from ._shard_lag import ShardProbe
 from ._shards import Shard, list_shards
 
 _LOOKS_AT_ONCE: Final = 8
@@ -64,14 +64,16 @@ async def open_monitor(
     config: KinesisConfig,
     aws: Aws,
     *,
+    pacing: Pacing | None = None,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> AsyncGenerator[KinesisMonitor, None]:
     """Open the monitor of a group; nothing is asked before it is.
 
+    - `pacing`: of the sources beside it; None for one of its own.
     - `clock`: seconds since 1970; `monotonic`: seconds, for how long something lasts.
     """
-    yield KinesisMonitor(config, aws, clock, monotonic)
+    yield KinesisMonitor(config, aws, pacing or Pacing(), clock, monotonic)
 
 
 @final
@@ -79,13 +81,18 @@ class KinesisMonitor:
     """The monitor of one group: lag by the stream and the lease table, whoever reads."""
 
     def __init__(
-        self, config: KinesisConfig, aws: Aws, clock: Callable[[], float], monotonic: Callable[[], float]
+        self,
+        config: KinesisConfig,
+        aws: Aws,
+        pacing: Pacing,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
     ) -> None:
         self._config = config
         self._aws = aws
         self._clock = clock
         self._monotonic = monotonic
-        self._shard_lag = ShardLag(config, aws, clock=clock)
+        self._probe = ShardProbe(config, aws, pacing, clock=clock)
         self._leases = LeaseClock(failover_seconds=config.failover_seconds)
         self._lags: Mapping[str, float | Unknown] = {}
         self._measured_at: float | None = None
@@ -110,18 +117,26 @@ class KinesisMonitor:
         start, start_at = await self._start()
         waiting = _checkpoints(shards, {lease.shard_id: lease for lease in leases}, start)
         found: dict[str, float | Unknown] = {}
+        failures: list[CdcError] = []
         limiter = anyio.CapacityLimiter(_LOOKS_AT_ONCE)
 
         async def look(shard_id: str, checkpoint: Checkpoint) -> None:
             async with limiter:
-                seen = await self._shard_lag.look(shard_id, checkpoint, start_at=start_at)
+                try:
+                    seen = await self._probe.look(shard_id, checkpoint, start_at=start_at)
+                except CdcError as error:  # raised behind the group, which would wrap it
+                    failures.append(error)
+                    tasks.cancel_scope.cancel()
+                    return
             found[shard_id] = seen.lag_seconds
             if seen.throttled:
                 self._throttled_at = self._monotonic()
 
-        async with open_task_group() as tasks:
+        async with anyio.create_task_group() as tasks:
             for shard_id, checkpoint in waiting.items():
                 tasks.start_soon(look, shard_id, checkpoint)
+        if failures:
+            raise failures[0]
         self._lags, self._measured_at = found, self._monotonic()
         return [
             PartitionLag(

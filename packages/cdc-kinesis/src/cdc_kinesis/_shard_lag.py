@@ -12,12 +12,13 @@ import anyio
 
 from cdc_core import UNKNOWN, Unknown
 
+from ._aggregation import deaggregate
 from ._aws import Aws
 from ._config import KinesisConfig
 from ._errors import AwsError
 from ._leases import AT_TIMESTAMP, LATEST, Checkpoint
+from ._pacing import Pacing
 from ._patience import call_patiently
-from ._taking_apart import rows_of
 
 # An answer may be empty although more follows (GetRecords, API reference); so many in a row, and the age that they
 # tell of is taken as it is.
@@ -42,14 +43,18 @@ class Look:
 
 
 @final
-class ShardLag:
+class ShardProbe:
     """Measures shards of one stream; remembers the checkpoints that it found to be the end of their record.
 
+    - `pacing`: of the process's other readers of the stream, so that a look takes its turn among them.
     - `clock`: seconds since 1970, compared with the service's times of arrival.
     """
 
-    def __init__(self, config: KinesisConfig, aws: Aws, *, clock: Callable[[], float] = time.time) -> None:
-        self._stream_name = config.stream_name
+    def __init__(
+        self, config: KinesisConfig, aws: Aws, pacing: Pacing, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._config = config
+        self._pacing = pacing
         self._aws = aws
         self._clock = clock
         self._complete: dict[str, Checkpoint] = {}
@@ -89,7 +94,7 @@ class ShardLag:
         for attempt in range(_EMPTY_ANSWERS):
             if attempt:
                 await anyio.sleep(_PAUSE_SECONDS)
-            answer = await self._get(iterator)
+            answer = await self._get(shard_id, iterator)
             behind = float(answer.get("MillisBehindLatest", 0)) / 1000
             if answer["Records"]:
                 return max(behind, self._age(answer["Records"][0]))
@@ -107,10 +112,10 @@ class ShardLag:
             "ShardIteratorType": "AT_SEQUENCE_NUMBER",
             "StartingSequenceNumber": checkpoint.sequence_number,
         }
-        answer = await self._get(await self._iterator(shard_id, parameters))
+        answer = await self._get(shard_id, await self._iterator(shard_id, parameters))
         records: Sequence[Mapping[str, Any]] = answer["Records"]
         if records and records[0]["SequenceNumber"] == checkpoint.sequence_number:
-            rows = rows_of(records[0]["Data"])
+            rows = deaggregate(records[0]["Data"])
             if rows is not None and checkpoint.sub_sequence + 1 < len(rows):
                 return self._age(records[0])
         self._complete[shard_id] = checkpoint
@@ -126,19 +131,21 @@ class ShardLag:
             self._aws,
             "kinesis",
             "get_shard_iterator",
-            StreamName=self._stream_name,
+            StreamName=self._config.stream_name,
             ShardId=shard_id,
             **parameters,
         )
         iterator: str = answer["ShardIterator"]
         return iterator
 
-    async def _get(self, iterator: str) -> dict[str, Any]:
-        for _ in range(_TRIES_WHEN_THROTTLED - 1):
+    async def _get(self, shard_id: str, iterator: str) -> dict[str, Any]:
+        tries = 0
+        while True:
+            tries += 1
+            await self._pacing.of(self._config, shard_id).turn()
             try:
                 return await self._aws.call("kinesis", "get_records", ShardIterator=iterator, Limit=1)
             except AwsError as error:
-                if error.code != _THROTTLED:
+                if error.code != _THROTTLED or tries == _TRIES_WHEN_THROTTLED:
                     raise
             await anyio.sleep(_PAUSE_SECONDS)
-        return await self._aws.call("kinesis", "get_records", ShardIterator=iterator, Limit=1)

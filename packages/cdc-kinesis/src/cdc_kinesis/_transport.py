@@ -26,7 +26,9 @@ from ._aws import Aws
 from ._config import KinesisConfig
 from ._dead_letters import open_dead_letters, open_error_router
 from ._monitor import open_monitor
+from ._pacing import Pacing
 from ._provisioner import open_provisioner
+from ._source import KinesisSource
 
 _TRAITS: Final = Traits(
     granularity=Granularity.EVENT,
@@ -56,6 +58,7 @@ class KinesisTransport:
     def __init__(self, config: KinesisConfig, *, session: boto3.Session | None = None) -> None:
         self.config = config
         self._aws = Aws(config, session)
+        self._pacing = Pacing()
 
     def __repr__(self) -> str:
         return f"KinesisTransport({self.config!r})"
@@ -67,9 +70,7 @@ class KinesisTransport:
 
     def source(self) -> EventSource:
         """Return the event source: one partition for each shard that this consumer holds the lease of."""
-        from ._source import KinesisSource  # type: ignore[import-not-found]  # until it is there
-
-        return KinesisSource(self.config, self._aws)
+        return KinesisSource(self.config, self._aws, pacing=self._pacing)
 
     def provisioner(self) -> AbstractAsyncContextManager[Provisioner]:
         """Open the provisioner of the stream, the dead-letter stream, and the group's two tables."""
@@ -81,7 +82,7 @@ class KinesisTransport:
 
     def monitor(self) -> AbstractAsyncContextManager[SourceMonitor]:
         """Open the monitor of the stream, the leases and the group's lag."""
-        return open_monitor(self.config, self._aws)
+        return open_monitor(self.config, self._aws, pacing=self._pacing)
 
     def dead_letters(self) -> AbstractAsyncContextManager[DeadLetters]:
         """Open the dead-letter stream for reading, replaying and discarding."""
@@ -89,7 +90,7 @@ class KinesisTransport:
 
     def publisher(self, fence: Fence) -> AbstractAsyncContextManager[WalPublisher]:
         """Open the publisher for a reader; what it rejects goes to the reader's own dead letters."""
-        from ._publisher import open_publisher  # type: ignore[import-not-found]  # until it is there
+        from ._publisher import open_publisher
 
         return open_publisher(self.config, self._aws, fence)
 

@@ -6,9 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import final
 
-import anyio
-
-from cdc_core import Health, PartitionLag, Provisioner, Transport
+from cdc_core import Health, PartitionLag, Provisioner, Transport, run_beside
 from cdc_pgoutput import Lsn
 
 from ._config import WalConfig
@@ -67,22 +65,8 @@ class WalReader:
                 unchanged, and goes before it.
         """
         run = ReaderRun(self)
-        raised: BaseException | None = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run.main)
-            try:
-                with run.body:
-                    yield RunningReader(run)
-            except BaseException as error:  # noqa: BLE001 - raised again below, outside of the task group
-                raised = error
-                if not isinstance(error, Exception):
-                    tasks.cancel_scope.cancel()
-            run.stop()
-            await run.ended.wait()
-        if raised is not None:
-            raise raised
-        if run.failure is not None:
-            raise run.failure
+        async with run_beside(run):
+            yield RunningReader(run)
 
     async def run(self) -> None:
         """Run until cancelled, or until it fails.

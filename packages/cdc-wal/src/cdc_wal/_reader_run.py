@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, cast, final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, final
 
 import anyio
 
@@ -12,11 +12,11 @@ from cdc_core import (
     CdcError,
     Check,
     CheckState,
-    ContractError,
     Health,
     OutgoingEvent,
     Partition,
     PartitionLag,
+    one_error,
     open_task_group,
     wait_any,
 )
@@ -44,7 +44,7 @@ class ReaderRun:
     def __init__(self, reader: WalReader) -> None:
         self.body: anyio.CancelScope = anyio.CancelScope()
         self.ended: anyio.Event = anyio.Event()
-        self.failure: CdcError | None = None
+        self.failure: BaseException | None = None
         self.published: int = 0
         self.rejected: int = 0
         self._reader = reader
@@ -89,7 +89,8 @@ class ReaderRun:
                     except CdcError as error:
                         await self._pause(error)
         except Exception as error:  # noqa: BLE001 - kept for whoever runs beside it, who raises it
-            self.failure = _one_error(error, self._reader.name)
+            where = {"reader": self._reader.name}
+            self.failure = one_error(error, out_of="the publisher or the reader", where=where)
             self.body.cancel()
         finally:
             self.ended.set()
@@ -180,26 +181,3 @@ class ReaderRun:
         if self._session is None:
             return Check(name=name, state=CheckState.WARN, why="not connected yet")
         return Check(name=name, state=CheckState.OK)
-
-
-def _one_error(error: BaseException, reader: str) -> CdcError:
-    """Return the one error that the user gets; what is no `CdcError` is the publisher's fault, or ours."""
-    leaves = list(_leaves(error))
-    first = next((leaf for leaf in leaves if isinstance(leaf, CdcError)), leaves[0])
-    if isinstance(first, CdcError):
-        return first
-    failure = ContractError(
-        f"an unexpected {type(first).__qualname__} came out of the publisher or the reader",
-        where={"reader": reader},
-        remedy="see the cause, and report it to the transport's author",
-    )
-    failure.__cause__ = first
-    return failure
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for member in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from _leaves(member)
-    else:
-        yield error
