@@ -66,7 +66,7 @@ def test_at_a_timestamp_reads_what_arrived_then_or_later(kinesis: Streams) -> No
     shard_id = stream.shards()[0]["ShardId"]
     (first,) = stream.get(stream.iterator(shard_id))["Records"]
     # more than a millisecond, the finest that the service tells apart
-    eventually(lambda: stream.put("later") and len(arrivals(stream, shard_id)) >= 2 or None)
+    eventually(lambda: (stream.put("later") and len(arrivals(stream, shard_id)) >= 2) or None)
     records = arrivals(stream, shard_id)
     moment = first["ApproximateArrivalTimestamp"] + timedelta(milliseconds=1)
     expected = [text for text, arrived in records if arrived >= moment]
