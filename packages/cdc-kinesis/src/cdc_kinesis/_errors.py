@@ -14,7 +14,11 @@ from botocore.exceptions import (
     NoRegionError,
     ParamValidationError,
     PartialCredentialsError,
+    SSLError,
     TokenRetrievalError,
+)
+from botocore.exceptions import (
+    ConnectionError as BotoConnectionError,
 )
 
 from cdc_core import AccessError, CdcError, ConfigError, SourceError, redact
@@ -110,6 +114,15 @@ def refused(
     return AwsError(text, code=code, where=where, response=response)
 
 
+def untrusted_certificate(reason: str, *, where: Mapping[str, object]) -> ConfigError:
+    """Return the error for a server whose certificate no authority of ours vouches for."""
+    return ConfigError(
+        f"the server's certificate is not trusted: {reason}",
+        where=where,
+        remedy="name the certificates to trust in AWS_CA_BUNDLE",
+    )
+
+
 def translated(error: BotoCoreError | ClientError, *, where: Mapping[str, object]) -> CdcError:
     """Return what botocore raised as one of our errors."""
     if isinstance(error, ClientError):
@@ -132,6 +145,9 @@ def translated(error: BotoCoreError | ClientError, *, where: Mapping[str, object
             where=where,
             remedy="give botocore credentials: a profile, environment variables or a role",
         )
-    if isinstance(error, HTTPClientError):
+    if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
+        return untrusted_certificate(text, where=where)
+    # what fails to connect is a ConnectionError, what fails later an HTTPClientError, and neither is the other
+    if isinstance(error, (HTTPClientError, BotoConnectionError)):
         return AnswerLost(text, where=where, remedy="check the network and the endpoint")
     return SourceError(text, where=where)
