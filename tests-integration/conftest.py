@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from cdc_testing.servers.postgres import Build
 
 # The emulators are run from a checkout and are not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from aws_servers import AwsServer, AwsServers, Streams
 from emulators.postgres import choose_build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,3 +66,28 @@ def readme_program() -> Callable[[str], str]:
         return read_program((ROOT / "README.md").read_text(encoding="utf-8"), name)
 
     return read
+
+
+@pytest.fixture(scope="session")
+def aws_servers() -> Iterator[AwsServers]:
+    """The servers of Kinesis and DynamoDB, each started once for the session, by the first test that needs it."""
+    with ExitStack() as until:
+        yield AwsServers(until)
+
+
+@pytest.fixture
+def kinesis(request: pytest.FixtureRequest, aws_servers: AwsServers) -> Iterator[Streams]:
+    """The Kinesis that the test's `on_kinesis` names; the streams that the test makes go with it."""
+    server = aws_servers.kinesis(str(request.param))
+    streams = Streams(server=server, client=server.client("kinesis"))
+    try:
+        yield streams
+    finally:
+        streams.delete_all()
+        streams.client.close()
+
+
+@pytest.fixture
+def dynamodb(request: pytest.FixtureRequest, aws_servers: AwsServers) -> AwsServer:
+    """The DynamoDB that the test's `on_dynamodb` names."""
+    return aws_servers.dynamodb(str(request.param))

@@ -17,9 +17,7 @@ from botocore.exceptions import (
     SSLError,
     TokenRetrievalError,
 )
-from botocore.exceptions import (
-    ConnectionError as BotoConnectionError,
-)
+from botocore.exceptions import ConnectionError as NotConnected
 
 from cdc_core import AccessError, CdcError, ConfigError, SourceError, redact
 
@@ -145,9 +143,12 @@ def translated(error: BotoCoreError | ClientError, *, where: Mapping[str, object
             where=where,
             remedy="give botocore credentials: a profile, environment variables or a role",
         )
+    remedy = "check the network and the endpoint"
     if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
         return untrusted_certificate(text, where=where)
-    # what fails to connect is a ConnectionError, what fails later an HTTPClientError, and neither is the other
-    if isinstance(error, (HTTPClientError, BotoConnectionError)):
-        return AnswerLost(text, where=where, remedy="check the network and the endpoint")
+    # an SSLError is a ConnectionError to botocore, and may come as late as with the answer
+    if isinstance(error, (HTTPClientError, SSLError)):
+        return AnswerLost(text, where=where, remedy=remedy)
+    if isinstance(error, NotConnected):
+        return SourceError(text, where=where, remedy=remedy, retryable=True)
     return SourceError(text, where=where)
