@@ -28,6 +28,7 @@ from ._dead_letters import open_dead_letters, open_error_router
 from ._monitor import open_monitor
 from ._pacing import Pacing
 from ._provisioner import open_provisioner
+from ._publisher import open_publisher
 from ._source import KinesisSource
 
 _TRAITS: Final = Traits(
@@ -90,8 +91,6 @@ class KinesisTransport:
 
     def publisher(self, fence: Fence) -> AbstractAsyncContextManager[WalPublisher]:
         """Open the publisher for a reader; what it rejects goes to the reader's own dead letters."""
-        from ._publisher import open_publisher
-
         return open_publisher(self.config, self._aws, fence)
 
 
