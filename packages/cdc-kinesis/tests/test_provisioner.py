@@ -62,9 +62,7 @@ async def test_what_a_plan_says_is_what_is_there_afterwards(stage: KinesisHarnes
     }
     letters = await _summary(stage, config.dead_letter_stream)
     assert (letters["RetentionPeriodHours"], letters["OpenShardCount"]) == (336, 1)
-    backups = await stage.aws.call(
-        "dynamodb", "describe_continuous_backups", TableName=config.lease_table
-    )
+    backups = await stage.aws.call("dynamodb", "describe_continuous_backups", TableName=config.lease_table)
     recovery = backups["ContinuousBackupsDescription"]["PointInTimeRecoveryDescription"]
     assert recovery["PointInTimeRecoveryStatus"] == "ENABLED"
     assert (await _plan(stage, config)).is_done
@@ -103,9 +101,7 @@ async def test_a_consumer_of_somebody_elses_stream_creates_its_own_things_only(
 ) -> None:
     name = stage.config.stream_name
     await stage.aws.call("kinesis", "create_stream", StreamName=name, ShardCount=3)
-    await stage.aws.call(
-        "kinesis", "add_tags_to_stream", StreamName=name, Tags={"cdc-buckets": "256/crc32"}
-    )
+    await stage.aws.call("kinesis", "add_tags_to_stream", StreamName=name, Tags={"cdc-buckets": "256/crc32"})
     config = replace(stage.config, shard_count=None)
     plan = await provision(_transport(stage, config))
     changed = {(step.kind, step.name) for step in plan.steps if step.action is not Action.KEEP}
@@ -203,9 +199,7 @@ async def test_a_table_with_another_key_is_refused(stage: KinesisHarness) -> Non
 async def test_a_plan_is_outdated_where_somebody_changed_what_it_says(stage: KinesisHarness) -> None:
     async with _transport(stage, stage.config).provisioner() as provisioner:
         plan = await provisioner.plan()
-        await stage.aws.call(
-            "kinesis", "create_stream", StreamName=stage.config.stream_name, ShardCount=2
-        )
+        await stage.aws.call("kinesis", "create_stream", StreamName=stage.config.stream_name, ShardCount=2)
         with pytest.raises(PlanOutdated, match="tags"):  # it would have been tagged as created here
             await provisioner.apply(plan)
     assert await stage.objects() == {f"stream {stage.config.stream_name}"}
