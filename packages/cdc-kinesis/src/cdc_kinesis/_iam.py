@@ -21,7 +21,7 @@ _STREAM: Final[Mapping[Role, tuple[str, ...]]] = {
         "ListShards",
         "ListTagsForStream",  # a pipeline runs the monitor, too
     ),
-    "publisher": ("DescribeStreamSummary", "PutRecords"),
+    "publisher": ("DescribeStreamSummary", "ListTagsForStream", "PutRecords"),
     "provisioner": (
         "AddTagsToStream",
         "CreateStream",
