@@ -39,7 +39,9 @@ def aggregate(numbers: Sequence[int]) -> bytes:
     return parts.finish()
 
 
-async def test_a_next_consumer_starts_at_once_where_the_last_one_stopped(kit: Kit) -> None:
+async def test_a_next_consumer_starts_at_once_where_the_last_one_stopped(embedded_aws: EmbeddedAws) -> None:
+    kit = Kit(embedded_aws, failover_seconds=60.0)
+    await kit.create()
     await kit.put(range(20))
     async with consuming(kit.source()) as consumer:
         await consumer.until_delivered(range(20))
@@ -47,7 +49,7 @@ async def test_a_next_consumer_starts_at_once_where_the_last_one_stopped(kit: Ki
         await consumer.until_delivered(range(30))
     assert consumer.numbers == list(range(30))
     await kit.put(range(30, 35))
-    with anyio.fail_after(kit.config.failover_seconds):  # nobody waits for a lease to expire
+    with anyio.fail_after(kit.config.failover_seconds / 2):  # nobody waits for a lease to expire
         async with consuming(kit.source()) as after:
             await after.until_delivered(range(30, 35))
     assert after.numbers == list(range(30, 35))

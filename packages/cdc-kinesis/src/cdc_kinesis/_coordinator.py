@@ -159,6 +159,9 @@ class Coordinator:
                 await self._initialise()
             awaits = await self._round()
         except CdcError as error:
+            if isinstance(error, AwsError) and error.code == "ResourceNotFoundException":
+                self.fail(self._no_stream())
+                return 0.0
             may_pass = error.retryable
             if isinstance(error, AccessError):
                 self._access_failures += 1
@@ -202,7 +205,7 @@ class Coordinator:
             answer = await self._membership.aws.call("kinesis", "describe_stream_summary", StreamName=name)
         except AwsError as error:
             if error.code == "ResourceNotFoundException":
-                raise NotProvisioned("the stream does not exist", where={"stream": name}) from error
+                raise self._no_stream() from error
             raise
         summary: Mapping[str, Any] = answer["StreamDescriptionSummary"]
         if summary["StreamStatus"] == "DELETING":
@@ -284,6 +287,9 @@ class Coordinator:
         if unknown - self._unknown:
             self._discover_at = float("-inf")
         self._unknown = unknown
+
+    def _no_stream(self) -> NotProvisioned:
+        return NotProvisioned("the stream does not exist", where={"stream": self._config.stream_name})
 
     def _wake(self) -> None:
         self._woken.set()

@@ -130,7 +130,7 @@ class ShardReader:
                 await anyio.sleep(self._config.poll_interval_seconds)
 
     async def _get(self, iterator: str) -> Page | None:
-        """Get a page; None where the iterator has expired."""
+        """Get a page; None where the iterator has expired, or what it stands in is gone: a new one will tell."""
         await self._pace.turn()
         self._sent_at = self._clock()
         try:
@@ -140,7 +140,7 @@ class ShardReader:
                 timeout_seconds=self._config.request_timeout_seconds,
             )
         except AwsError as error:
-            if error.code == "ExpiredIteratorException":
+            if error.code in ("ExpiredIteratorException", "ResourceNotFoundException"):
                 return None
             raise
         self._pace.spent(size_of(page.records))
