@@ -1,4 +1,4 @@
-"""The least permissions of each role, against what the code calls in its place; neither may have more than the other."""
+"""The least permissions of each role, against what the code calls in its place: neither may have more."""
 
 from __future__ import annotations
 
