@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -77,6 +78,8 @@ def start_localstack(
         env=lambda port, directory: _settings(port, directory, init, transition_seconds),
         ready_path="/_localstack/init",
         ready=_ready,
+        # Asked to end, it takes up to 20 s of a busy machine, and there is nothing to be saved. Its servers watch it.
+        stop_signal=signal.SIGKILL,
         start_timeout_seconds=start_timeout_seconds,
     )
     with run_program(program) as server:

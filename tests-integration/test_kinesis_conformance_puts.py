@@ -68,7 +68,7 @@ def test_a_record_may_have_a_mebibyte_with_its_key(kinesis: Streams) -> None:
 
 
 @on_kinesis(
-    kinesis_mock="fails the record alone, with a code that the API does not have, and stores the others"
+    kinesis_local="fails the record alone, with a code that the API does not have, and stores the others"
 )
 def test_one_record_that_is_too_large_refuses_the_whole_request(kinesis: Streams) -> None:
     stream = kinesis.create()
@@ -170,7 +170,7 @@ def test_eight_writers_at_once_lose_nothing(kinesis: Streams) -> None:
     def write(writer: int) -> None:
         client = kinesis.server.client("kinesis")
         for request in range(5):
-            records = [
+            records: list[dict[str, Any]] = [
                 {
                     "Data": b"%d-%d-%d" % (writer, request, number),
                     "PartitionKey": "k",

@@ -174,7 +174,7 @@ def test_a_shard_is_not_split_outside_its_range(kinesis: Streams) -> None:
         )
 
 
-@on_kinesis()
+@on_kinesis(kinesis_mock="NOT RUN: splits off an empty range, and the stream cannot be deleted then")
 def test_a_shard_is_not_split_at_its_beginning(kinesis: Streams) -> None:
     stream = kinesis.create(1)
     with refused(*REFUSALS):
@@ -188,7 +188,7 @@ def test_a_closed_shard_is_not_split_again(kinesis: Streams) -> None:
     stream = kinesis.create(1)
     (parent,) = stream.shards()
     stream.split(parent)
-    with refused(*REFUSALS):
+    with refused(*REFUSALS, "ResourceInUseException"):
         kinesis.client.split_shard(
             StreamName=stream.name, ShardToSplit=parent["ShardId"], NewStartingHashKey="1000"
         )
@@ -303,8 +303,7 @@ def test_a_stream_keeps_its_tags(kinesis: Streams) -> None:
 
 
 @on_kinesis(
-    embedded="has no enhanced fan-out",
-    kinesis_local="sends events that botocore cannot read (no initial-response)",
+    kinesis_local="NOT RUN: sends events that botocore cannot read (no initial-response), and a socket is left open",
 )
 def test_a_registered_consumer_is_sent_the_records(kinesis: Streams) -> None:
     stream = kinesis.create()

@@ -81,9 +81,15 @@ class Wire:
         """Lose the request, or its answer; carry it out only on `deliver`; or refuse it."""
         self._faults[operation] = fault
 
+    def repair(self) -> None:
+        """Forget the faults, and what was delayed."""
+        self._faults.clear()
+        self._late = None
+
     def deliver(self) -> None:
         """Carry out the delayed request now, as the network may; its answer goes nowhere."""
-        assert self._late is not None, "nothing was delayed"
+        if self._late is None:
+            return
         with suppress(self._raw.exceptions.ConditionalCheckFailedException):
             self._raw.update_item(**self._late)
         self._late = None

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from source_kit import Kit, consuming, eventually
 
-from cdc_core import ConfigError, Event, NotProvisioned, PartitionStream
+from cdc_core import AccessError, ConfigError, Event, NotProvisioned, PartitionStream
 from cdc_kinesis._aggregation import Aggregate
 from cdc_kinesis._config import KinesisConfig
 from cdc_kinesis._leases import Checkpoint
@@ -244,6 +244,28 @@ async def test_a_quiet_shard_whose_last_record_was_trimmed_is_no_gap_where_it_wa
             await kit.put([1])
             await after.until_delivered([1])
         assert after.numbers == [1]
+
+
+async def test_a_checkpoint_that_the_service_does_not_know_is_a_gap_too(kit: Kit) -> None:
+    await kit.put(range(2))
+    async with consuming(kit.source()) as consumer:
+        await consumer.until_delivered(range(2))
+    unknown = Refuse(code="InvalidArgumentException", status=400)
+    with kit.kinesis.add_fault(unknown, operations=["GetShardIterator"], streams=[kit.config.stream_name]):
+        async with consuming(kit.source()) as after:
+            await after.until(lambda: bool(after.errors), "the gap is reported")
+    assert isinstance(after.errors[0], ShardGap)
+    assert after.errors[0].to_sequence_number is None
+    assert (await kit.lease(SHARD)).owner is None, "left cleanly, for whoever is to go on"
+
+
+async def test_a_permission_that_is_missing_for_long_ends_the_source(kit: Kit) -> None:
+    async with consuming(kit.source("reader")) as consumer:
+        await kit.put([0])
+        await consumer.until_delivered([0])
+        with kit.kinesis.refuse_access_key("reader"):
+            await consumer.until(lambda: bool(consumer.errors), "the source says so")
+    assert isinstance(consumer.errors[0], AccessError)
 
 
 async def test_what_is_missing_is_said_at_once(kit: Kit, embedded_aws: EmbeddedAws) -> None:

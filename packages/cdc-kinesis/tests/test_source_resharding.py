@@ -34,6 +34,8 @@ async def test_a_split_shard_is_read_to_its_end_before_its_children(kit: Kit) ->
     assert set(shards[32:]) == {"shardId-000000000001", "shardId-000000000002"}
     assert sorted(consumer.numbers) == list(range(64))
     assert_keys_in_order(consumer.deliveries)
+    fences = [delivery.event.fence or 0 for delivery in consumer.deliveries]
+    assert max(fences[:32]) < min(fences[32:]), "a sink that compares by key refuses no child"
 
 
 async def test_the_end_of_a_shard_is_written_only_when_all_of_it_is_done(kit: Kit) -> None:

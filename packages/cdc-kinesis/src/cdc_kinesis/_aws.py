@@ -87,7 +87,7 @@ class Aws:
         read = self._config.request_timeout_seconds
         if timeout_seconds is None and service == "dynamodb":
             # a renewal that hangs leaves time for another before the lease expires
-            timeout_seconds = min(read, max(2.0, self._config.failover_seconds / 3))
+            timeout_seconds = min(read, max(5.0, self._config.failover_seconds / 3))
         if timeout_seconds is not None:
             connect = min(5.0, timeout_seconds / 4)
             read = timeout_seconds - connect

@@ -113,17 +113,15 @@ class Coordinator:
         self._scope.cancel()
         deadline = anyio.current_time() + self._membership.drain_timeout_seconds
         self._arrived.notify()
-        held = list(self._held.values())
         try:
             with anyio.move_on_at(deadline + LEAVE_MARGIN_SECONDS):
-                await self._stopped.wait()  # a lease that is being taken just now is held after it
-                held = list(self._held.values())
-                for each in held:
-                    each.revoke(deadline)
-                for each in held:
+                self._revoke_all(deadline)
+                await self._stopped.wait()
+                self._revoke_all(deadline)  # with what was being taken just now
+                for each in list(self._held.values()):
                     await each.ended.wait()
         finally:
-            for each in held:
+            for each in self._held.values():
                 each.abandon()
 
     def fail(self, error: CdcError) -> None:
@@ -145,11 +143,14 @@ class Coordinator:
                 raise StopAsyncIteration
             while self._assigned:
                 stream = self._assigned.popleft().stream
-                if (
-                    not stream.scope.finished.is_set()
-                ):  # otherwise it was lost or revoked before anybody entered it
+                # finished before anybody entered it: it was lost or revoked meanwhile
+                if not stream.scope.finished.is_set():
                     return stream
             await self._arrived.wait()
+
+    def _revoke_all(self, deadline: float) -> None:
+        for each in self._held.values():
+            each.revoke(deadline)
 
     async def _round_or_backoff(self) -> float:
         """Do one round; return after how many seconds to do the next."""
@@ -158,8 +159,10 @@ class Coordinator:
                 await self._initialise()
             awaits = await self._round()
         except CdcError as error:
-            self._access_failures += isinstance(error, AccessError)
-            may_pass = error.retryable or 0 < self._access_failures < _ACCESS_TRIES
+            may_pass = error.retryable
+            if isinstance(error, AccessError):
+                self._access_failures += 1
+                may_pass = self._access_failures < _ACCESS_TRIES
             if not may_pass:
                 self.fail(error)
                 return 0.0
@@ -248,16 +251,17 @@ class Coordinator:
                 self._held[lease.shard_id].hand_over()
         for lease in todo.take:
             if lease.shard_id not in self._held:
-                await self._take(lease)
+                above = max((each.counter for each in leases if each.shard_id in lease.parents), default=0)
+                await self._take(lease, above=above)
         stolen = None if todo.steal is None else await membership.table.steal(todo.steal, membership.me)
         self._look_for_unknown(leases)
         return bool(todo.awaited) or stolen is not None
 
-    async def _take(self, lease: Lease) -> None:
+    async def _take(self, lease: Lease, *, above: int) -> None:
         # a lease that was taken and is not known to be would stand idle until it expires
         with anyio.CancelScope(shield=True):
             taken_at = self._membership.clock()
-            taken = await self._membership.table.take(lease, self._membership.me)
+            taken = await self._membership.table.take(lease, self._membership.me, above=above)
             if taken is None:
                 return
             held = HeldShard(self._membership, taken, taken_at=taken_at)

@@ -112,6 +112,15 @@ def refused(
     return AwsError(text, code=code, where=where, response=response)
 
 
+def untrusted_certificate(reason: str, *, where: Mapping[str, object]) -> ConfigError:
+    """Return the error for a server whose certificate no authority of ours vouches for."""
+    return ConfigError(
+        f"the server's certificate is not trusted: {reason}",
+        where=where,
+        remedy="name the certificates to trust in AWS_CA_BUNDLE",
+    )
+
+
 def translated(error: BotoCoreError | ClientError, *, where: Mapping[str, object]) -> CdcError:
     """Return what botocore raised as one of our errors."""
     if isinstance(error, ClientError):
@@ -135,6 +144,8 @@ def translated(error: BotoCoreError | ClientError, *, where: Mapping[str, object
             remedy="give botocore credentials: a profile, environment variables or a role",
         )
     remedy = "check the network and the endpoint"
+    if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
+        return untrusted_certificate(text, where=where)
     # an SSLError is a ConnectionError to botocore, and may come as late as with the answer
     if isinstance(error, (HTTPClientError, SSLError)):
         return AnswerLost(text, where=where, remedy=remedy)

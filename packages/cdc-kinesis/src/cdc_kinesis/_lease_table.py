@@ -108,8 +108,11 @@ class LeaseTable:
                 raise
         return True
 
-    async def take(self, lease: Lease, me: str) -> Lease | None:
+    async def take(self, lease: Lease, me: str, *, above: int = 0) -> Lease | None:
         """Make `me` the owner and the only holder; None where the row has changed since it was read.
+
+        - `above`: the counter becomes greater than this as well: than the parents', so that it grows along with a key
+          that goes over from shard to shard.
 
         A hand-over that is under way ends with it, and its former owner can write nothing any more.
         """
@@ -118,7 +121,7 @@ class LeaseTable:
             lease,
             owner=me,
             checkpoint_owner=None,
-            counter=lease.counter + 1,
+            counter=max(lease.counter, above) + 1,
             owner_switches=lease.owner_switches + switches,
         )
         update = RowUpdate(

@@ -23,7 +23,7 @@ from urllib3.util import Timeout, make_headers, parse_url
 from cdc_core import CdcError, ConfigError, redact
 
 from ._aws import Aws
-from ._errors import AnswerLost, AwsAccessError, refused, translated
+from ._errors import AnswerLost, AwsAccessError, refused, translated, untrusted_certificate
 from ._version import __version__
 
 _CONNECT_TIMEOUT_SECONDS: Final = 5.0
@@ -67,7 +67,8 @@ class RawHttp:
 
     def close(self) -> None:
         """Close the connections; one that is in use closes when its answer is there."""
-        self._manager.clear()
+        self._pool.close()
+        self._manager.clear()  # forgets its pools, and closes nothing
 
     def post(self, operation: str, body: bytes, deadline: float) -> bytes:
         """Send a request once and return the body of a good answer.
@@ -168,11 +169,7 @@ def _network_failure(error: Exception, where: Mapping[str, object]) -> CdcError:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return ConfigError(
-                f"the server's certificate is not trusted: {cause.verify_message}",
-                where=where,
-                remedy="name the certificates to trust in AWS_CA_BUNDLE",
-            )
+            return untrusted_certificate(cause.verify_message, where=where)
         cause = cause.__context__
     return AnswerLost(
         f"{type(error).__name__}: {redact(str(error))}",

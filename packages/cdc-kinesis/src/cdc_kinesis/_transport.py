@@ -50,16 +50,20 @@ class KinesisTransport:
 
     - `config`: the stream, the group, and the bounds of reading and writing.
     - `session`: your own, with its credentials and region; None for one that finds them as botocore does.
+    - `pacing`: give transports of several groups in one process the same object: the service's limits are those of a
+      shard, whoever reads it.
 
     Nothing is opened and nobody asked before a part of it is used.
 
     >>> transport = KinesisTransport(KinesisConfig(region="eu-west-1", stream_name="shop", group_id="billing"))
     """
 
-    def __init__(self, config: KinesisConfig, *, session: boto3.Session | None = None) -> None:
+    def __init__(
+        self, config: KinesisConfig, *, session: boto3.Session | None = None, pacing: Pacing | None = None
+    ) -> None:
         self.config = config
         self._aws = Aws(config, session)
-        self._pacing = Pacing()
+        self._pacing = pacing if pacing is not None else Pacing()
 
     def __repr__(self) -> str:
         return f"KinesisTransport({self.config!r})"

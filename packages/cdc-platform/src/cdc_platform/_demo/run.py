@@ -217,7 +217,7 @@ class _Run:
                 watches.start_soon(status.sample, self._route.transport, self._session)
                 await self._write(status)
                 status.phase = "the writers have stopped, the rest arrives"
-                await self._wait_until_arrived()
+                await self._wait_until_arrived(status)
                 watches.cancel_scope.cancel()
             status.phase = "done"
 
@@ -252,7 +252,7 @@ class _Run:
         reader = self._route.reader
         return nullcontext() if reader is None else reader.running()
 
-    async def _wait_until_arrived(self) -> None:
+    async def _wait_until_arrived(self, status: Status) -> None:
         """Wait until all is done that was committed until now.
 
         The slot's confirmation says it where the pipeline reads the log itself. Where a reader does, it says what
@@ -262,20 +262,24 @@ class _Run:
         await until(self._is_confirmed, timeout_seconds=self._options.drain_seconds)
         if self._route.broker is not None:
             left = deadline - anyio.current_time()
-            await until(self._is_handled, timeout_seconds=left, poll_seconds=_COMPARE_SECONDS)
+            await until(lambda: self._is_handled(status), timeout_seconds=left, poll_seconds=_COMPARE_SECONDS)
 
     async def _is_confirmed(self) -> bool:
         mark = await self._marked()
         return await self._session.call(lambda connection: _has_confirmed(connection, mark.lsn))
 
-    async def _is_handled(self) -> bool:
+    async def _is_handled(self, status: Status) -> bool:
+        mark = await self._marked()
+        proof = await self._session.call(lambda each: prove(each, mark))
+        # what is missing may be in the dead letters; reading those of a stream takes seconds, so not for the rest
+        if proof.lost > status.dead_lettered:
+            return False
         try:
-            proof, _ = await self._compared(await self._marked())
+            return (await self._compared(mark))[0].lost == 0
         except CdcError as error:
             if error.retryable:  # a store of dead letters is away
                 return False
             raise
-        return proof.lost == 0
 
     async def _marked(self) -> Mark:
         """Return the mark, set when it is first asked for."""
