@@ -3,8 +3,8 @@
 kinesis_consumer.py BACKEND NAME FILE CONFIG
 
 CONFIG is the JSON of a `KinesisConfig`. Each handled event is a line in FILE, which all processes append to:
-`name TAB call TAB shard TAB fence TAB identity TAB key TAB number`, written before the handler returns. `call` counts the
-handler's calls. SIGTERM drains.
+`name TAB call TAB shard TAB fence TAB identity TAB key TAB number`, written before the handler returns. `call` counts
+the handler's calls. SIGTERM drains.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ class Wire:
 
     def __init__(self, server: EmbeddedAws) -> None:
         self.session: Any = _session(server)
+        self.server = server
         self.endpoint_url = server.dynamodb_endpoint_url
         self.requests: list[str] = []
         self._faults: dict[str, str] = {}
@@ -72,7 +73,7 @@ class Wire:
         events.register("after-call.dynamodb", self._after)
 
     def aws(self) -> Aws:
-        return _aws(self.session, self.endpoint_url)
+        return _aws(self.session, self.server)
 
     def fail(
         self, operation: str, fault: Literal["request", "answer", "delay", "throttle", "500 after"]
@@ -80,9 +81,15 @@ class Wire:
         """Lose the request, or its answer; carry it out only on `deliver`; or refuse it."""
         self._faults[operation] = fault
 
+    def repair(self) -> None:
+        """Forget the faults, and what was delayed."""
+        self._faults.clear()
+        self._late = None
+
     def deliver(self) -> None:
         """Carry out the delayed request now, as the network may; its answer goes nowhere."""
-        assert self._late is not None, "nothing was delayed"
+        if self._late is None:
+            return
         with suppress(self._raw.exceptions.ConditionalCheckFailedException):
             self._raw.update_item(**self._late)
         self._late = None
@@ -137,12 +144,17 @@ def _refusal(url: str, status: int, kind: str) -> AWSResponse:
 
 
 def lease_table(raw: RawTable, wire: Wire | None = None) -> LeaseTable:
-    aws = _aws(raw.session, raw.server.dynamodb_endpoint_url) if wire is None else wire.aws()
+    aws = _aws(raw.session, raw.server) if wire is None else wire.aws()
     return LeaseTable(aws, raw.name)
 
 
-def _aws(session: Any, endpoint_url: str | None) -> Aws:
-    return Aws(KinesisConfig(stream_name="shop", dynamodb_endpoint_url=endpoint_url), session)
+def _aws(session: Any, server: EmbeddedAws) -> Aws:
+    config = KinesisConfig(
+        stream_name="shop",
+        kinesis_endpoint_url=server.kinesis_endpoint_url,
+        dynamodb_endpoint_url=server.dynamodb_endpoint_url,
+    )
+    return Aws(config, session)
 
 
 @lru_cache(1)

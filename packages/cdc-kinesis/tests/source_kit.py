@@ -60,6 +60,9 @@ class Kit:
 
     async def create(self, *, shards: int = 1) -> None:
         await self.call("create_stream", ShardCount=shards)
+        await self.create_tables()
+
+    async def create_tables(self) -> None:
         for name, key in ((self.config.lease_table, "leaseKey"), (self.config.meta_table, "name")):
             await self.aws.call(
                 "dynamodb",
@@ -106,18 +109,46 @@ class Delivery:
     number: int
 
 
-class Consumer:
-    """What the workers of one opened source saw."""
+class Board:
+    """What several consumers saw together, in the order in which they saw it."""
 
-    def __init__(self, *, acks: bool = True) -> None:
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery] = []
+        self.errors: list[CdcError] = []
+        self._changed = anyio.Event()
+
+    @property
+    def numbers(self) -> list[int]:
+        return [delivery.number for delivery in self.deliveries]
+
+    def change(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        with anyio.move_on_after(PATIENCE_SECONDS):
+            while not condition():
+                await self._changed.wait()
+            return
+        raise AssertionError(f"{what}: not in time; delivered {self.numbers}, errors {self.errors}")
+
+    async def until_delivered(self, numbers: Iterable[int]) -> None:
+        wanted = set(numbers)
+        await self.until(lambda: wanted <= set(self.numbers), f"{len(wanted)} rows are delivered")
+
+
+class Consumer:
+    """What the workers of one opened source saw; `board` may be shared with others."""
+
+    def __init__(self, *, acks: bool, board: Board) -> None:
         self.acks = acks
+        self.board = board
         self.deliveries: list[Delivery] = []
         self.streams: list[PartitionStream] = []
         self.ended: list[PartitionStream] = []
         self.left: list[PartitionStream] = []
         self.errors: list[CdcError] = []
         self.in_hand: Callable[[PartitionStream, Sequence[Event]], Awaitable[None]] | None = None
-        self._changed = anyio.Event()
 
     @property
     def numbers(self) -> list[int]:
@@ -129,11 +160,7 @@ class Consumer:
         return {stream.partition.id for stream in self.streams if stream not in self.left}
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
-        with anyio.move_on_after(PATIENCE_SECONDS):
-            while not condition():
-                await self._changed.wait()
-            return
-        raise AssertionError(f"{what}: not in time; delivered {self.numbers}, errors {self.errors}")
+        await self.board.until(condition, what)
 
     async def until_delivered(self, numbers: Iterable[int]) -> None:
         wanted = set(numbers)
@@ -147,11 +174,11 @@ class Consumer:
                 self.change()
         except CdcError as error:
             self.errors.append(error)
+            self.board.errors.append(error)
             self.change()
 
     def change(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+        self.board.change()
 
     async def _work(self, stream: PartitionStream) -> None:
         async with stream:
@@ -159,9 +186,9 @@ class Consumer:
                 for event in batch:
                     assert isinstance(event.position, KinesisPosition)
                     number = int(event.value or b"-1")
-                    self.deliveries.append(
-                        Delivery(stream, event, event.position.shard_id, event.key, number)
-                    )
+                    delivery = Delivery(stream, event, event.position.shard_id, event.key, number)
+                    self.deliveries.append(delivery)
+                    self.board.deliveries.append(delivery)
                 self.change()
                 if self.in_hand is not None:
                     await self.in_hand(stream, batch)
@@ -175,10 +202,14 @@ class Consumer:
 
 @asynccontextmanager
 async def consuming(
-    source: KinesisSource, *, acks: bool = True, drain_timeout_seconds: float = 10.0
+    source: KinesisSource,
+    *,
+    acks: bool = True,
+    drain_timeout_seconds: float = 10.0,
+    board: Board | None = None,
 ) -> AsyncGenerator[Consumer]:
     """Open a source and work on its streams until the block ends."""
-    consumer = Consumer(acks=acks)
+    consumer = Consumer(acks=acks, board=board or Board())
     failure: BaseException | None = None
     async with (
         anyio.create_task_group() as workers,
@@ -211,3 +242,14 @@ async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> Non
 
 async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
     return await anyio.to_thread.run_sync(partial(call, *arguments))
+
+
+def assert_keys_in_order(deliveries: Iterable[Delivery]) -> None:
+    """First deliveries alone are judged: what was not written down may come again."""
+    numbers: dict[bytes | None, list[int]] = {}
+    for delivery in deliveries:
+        known = numbers.setdefault(delivery.key, [])
+        if delivery.number not in known:
+            known.append(delivery.number)
+    for key, found in numbers.items():
+        assert found == sorted(found), f"{key!r} came as {found}"

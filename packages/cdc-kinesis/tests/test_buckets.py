@@ -68,7 +68,7 @@ def publish_all(buckets: Buckets[int], rows: Rows, service: ServiceModel, rng: r
             if outcomes is None:
                 buckets.lose(request, now)
                 continue
-            for record in buckets.settle(request, outcomes, now):
+            for record in buckets.settle(request, outcomes, now).stored:
                 settled += record.owners
     assert buckets.in_flight == 0
     assert buckets.held_bytes == 0
@@ -180,13 +180,13 @@ def test_a_refused_record_holds_back_its_bucket_alone_and_goes_again_with_the_sa
     buckets.add(0, b"k", b"a3", 3, 0, 0.0)
     buckets.add(1, b"k", b"b1", 10, 0, 0.0)
     outcomes = [REFUSED if record.bucket == 0 else STORED for record in first.records]
-    assert [record.owners for record in buckets.settle(first, outcomes, 0.0)] == [[9]]
+    assert [record.owners for record in buckets.settle(first, outcomes, 0.0).stored] == [[9]]
     assert [record.owners for record in taken(buckets, 0.0).records] == [[10]]
     assert buckets.next_time() is not None
     again = taken(buckets, 0.2)
     assert [record.entry for record in again.records] == [sent[0]]
     buckets.settle(again, [STORED], 0.2)
-    assert [record.owners for record in taken(buckets, 0.2).records] == [[3]]
+    assert [record.owners for record in taken(buckets, 0.3).records] == [[3]]
 
 
 def test_pauses_double_up_to_two_seconds_and_begin_anew_after_a_success() -> None:
@@ -258,7 +258,7 @@ def test_a_request_refused_as_a_whole_is_taken_apart_down_to_the_row() -> None:
             if (faulty := buckets.isolate(request, now)) is not None:
                 rejected += zip(faulty.owners, faulty.indexes, strict=True)
             continue
-        for record in buckets.settle(request, [STORED] * len(request.records), now):
+        for record in buckets.settle(request, [STORED] * len(request.records), now).stored:
             stored += record.owners
     assert rejected == [(1, 1)]
     assert sorted(stored) == [0, 2, 3, 4]
@@ -272,7 +272,7 @@ def test_a_row_larger_than_an_aggregate_is_a_record_of_its_own_in_its_place() ->
         buckets.add(0, b"key", data, number, 0, 0.0)
     order: list[list[int]] = []
     while (request := buckets.take(0.0)) is not None:
-        order += [record.owners for record in buckets.settle(request, [STORED], 0.0)]
+        order += [record.owners for record in buckets.settle(request, [STORED], 0.0).stored]
     assert order == [[0], [1], [2, 3]]
 
 

@@ -268,6 +268,38 @@ async def test_several_routers_at_once_store_each_letter_once(stage: KinesisHarn
         assert sorted(await numbers(letters.list())) == list(range(12))
 
 
+async def test_what_was_read_once_is_not_read_again(stage: KinesisHarness, embedded_aws: EmbeddedAws) -> None:
+    transport = await _provisioned(stage)
+    name = stage.config.dead_letter_stream
+
+    def returned() -> int:
+        calls = embedded_aws.kinesis.calls("GetRecords", stream=name)
+        return sum(call.returned for call in calls)
+
+    async with transport.error_router() as router, transport.dead_letters() as letters:
+        await router.route([failed_event(number) for number in range(5)])
+        await letters.discard(["0" * 32], reason="there is none")
+        assert returned() == 5
+        await router.route([failed_event(5)])
+        await letters.discard(["0" * 32], reason="there is none")
+        assert returned() == 6
+
+
+async def test_tasks_may_list_at_the_same_time(stage: KinesisHarness) -> None:
+    transport = await _provisioned(stage)
+    found: list[list[int]] = []
+    async with transport.error_router() as router, transport.dead_letters() as letters:
+        await router.route([failed_event(number) for number in range(5)])
+
+        async def read() -> None:
+            found.append(await numbers(letters.list()))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(read)
+    assert found == [list(range(5))] * 4
+
+
 async def _provisioned(stage: KinesisHarness) -> Transport:
     transport = KinesisTransport(stage.config, session=stage.session())
     await provision(transport)

@@ -11,7 +11,11 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def test_the_readmes_test_of_a_handler_passes_with_each_fault_on_both_event_loops(tmp_path: Path) -> None:
-    [program] = re.findall(r"<!-- executed by .*? -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    [program] = re.findall(
+        r"<!-- executed by tests/test_contracts_readme.py -->\n```python\n(.*?)```",
+        README.read_text(),
+        re.DOTALL,
+    )
     (tmp_path / "test_readme.py").write_text(program)
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "test_readme.py"],

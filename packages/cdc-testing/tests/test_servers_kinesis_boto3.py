@@ -286,3 +286,18 @@ def test_botocores_waiters_and_paginators_work_or_fail_as_with_the_service() -> 
         with pytest.raises(client.exceptions.InvalidArgumentException):  # boto/botocore#2009
             list(pages)
         client.close()
+
+
+@pytest.mark.parametrize("own_process", [False, True])
+def test_signatures_are_checked_where_the_secret_is_known(own_process: bool) -> None:
+    with start_kinesis(secret_access_key="test", own_process=own_process, use_existing=False) as server:
+        client = client_of(server)
+        client.list_streams()
+        client.close()
+        session: Any = boto3.Session(
+            aws_access_key_id="test", aws_secret_access_key="another", region_name=server.region
+        )
+        client = session.client("kinesis", endpoint_url=server.endpoint_url)
+        with pytest.raises(botocore.exceptions.ClientError, match="InvalidSignatureException"):
+            client.list_streams()
+        client.close()

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Generic, TypeVar, final
 
 from ._aggregation import EMPTY_BYTES, ROW_OVERHEAD_BYTES, Aggregate, deaggregate
-from ._records import PutEntry, PutOutcome, Stored
+from ._records import PutEntry, PutOutcome, Refused, Stored
 
 O = TypeVar("O")  # noqa: E741 -- whoever waits for a row
 
@@ -23,6 +23,10 @@ MAX_REQUEST_ENTRIES: Final = 500
 """Of PutRecords (API reference)."""
 MAX_REQUEST_BYTES: Final = 10 << 20
 """Of PutRecords: data and partition keys, before base64 (API reference)."""
+DATA_FAULT_CODES: Final = frozenset(
+    {"InvalidArgumentException", "SerializationException", "ValidationException"}
+)
+"""What the service says where something in a request is not as it has to be."""
 _AGGREGATE_KEY: Final = "a"
 # Throttling is by the second; the first pause is some round trips.
 _FIRST_PAUSE_SECONDS: Final = 0.05
@@ -70,6 +74,16 @@ class Request(Generic[O]):
     def entries(self) -> list[PutEntry]:
         """What goes over the wire."""
         return [record.entry for record in self.records]
+
+
+@final
+class Settled(Generic[O]):
+    """What became of a request: what is `stored`, and rows that never will be, with the service's reason: `faulty`."""
+
+    __slots__ = ("faulty", "stored")
+
+    def __init__(self, stored: list[Sealed[O]], faulty: list[tuple[Sealed[O], Refused]]) -> None:
+        self.stored, self.faulty = stored, faulty
 
 
 @final
@@ -156,17 +170,20 @@ class Buckets(Generic[O]):
             times.append(self._ready[0].ready_at + (_COMPANY_SECONDS if self._requests else 0.0))
         return min(times, default=None)
 
-    def settle(self, request: Request[O], outcomes: Sequence[PutOutcome], now: float) -> list[Sealed[O]]:
-        """Resolve a request by the service's answer and return what is stored; what is not pauses, each by itself."""
+    def settle(self, request: Request[O], outcomes: Sequence[PutOutcome], now: float) -> Settled[O]:
+        """Resolve a request by the service's answer; what was refused for now pauses, each record by itself."""
         self._requests -= 1
-        stored: list[Sealed[O]] = []
+        settled = Settled[O]([], [])
         for record, outcome in zip(request.records, outcomes, strict=True):
-            if isinstance(outcome, Stored):
-                stored.append(record)
+            if outcome.__class__ is Stored:
+                settled.stored.append(record)
                 self._done(record, now)
+            elif isinstance(outcome, Refused) and outcome.code in DATA_FAULT_CODES:
+                if self._taken_apart(record, now):
+                    settled.faulty.append((record, outcome))
             else:
                 self._pause(self._buckets[record.bucket], now, self._random.uniform(0.5, 1.5))
-        return stored
+        return settled
 
     def lose(self, request: Request[O], now: float) -> None:
         """Resolve a request that nothing is known of, or that was refused for now: all of it pauses, together."""
@@ -188,12 +205,7 @@ class Buckets(Generic[O]):
             self._make_ready((self._buckets[record.bucket] for record in request.records), now)
             return None
         record = request.records[0]
-        if len(record.owners) > 1:
-            self._buckets[record.bucket].split(record)
-            self._make_ready([self._buckets[record.bucket]], now)
-            return None
-        self._done(record, now)
-        return record
+        return record if self._taken_apart(record, now) else None
 
     def unresolved(self) -> Iterable[O]:
         """Return who waits for a row, maybe several times."""
@@ -201,6 +213,15 @@ class Buckets(Generic[O]):
             yield from bucket.owners
             for record in bucket.waiting:
                 yield from record.owners
+
+    def _taken_apart(self, record: Sealed[O], now: float) -> bool:
+        """Put an aggregate's rows in its place; or take a single row out, and return True."""
+        if len(record.owners) > 1:
+            self._buckets[record.bucket].split(record)
+            self._make_ready([self._buckets[record.bucket]], now)
+            return False
+        self._done(record, now)
+        return True
 
     def _worth_a_request(self, now: float) -> bool:
         ready = self._ready

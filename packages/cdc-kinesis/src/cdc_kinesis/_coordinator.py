@@ -158,8 +158,10 @@ class Coordinator:
                 await self._initialise()
             awaits = await self._round()
         except CdcError as error:
-            self._access_failures += isinstance(error, AccessError)
-            may_pass = error.retryable or 0 < self._access_failures < _ACCESS_TRIES
+            may_pass = error.retryable
+            if isinstance(error, AccessError):
+                self._access_failures += 1
+                may_pass = self._access_failures < _ACCESS_TRIES
             if not may_pass:
                 self.fail(error)
                 return 0.0

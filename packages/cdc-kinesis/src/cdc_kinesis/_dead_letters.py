@@ -125,13 +125,15 @@ class KinesisErrorRouter:
 class KinesisDeadLetters:
     """The dead letters of one group of one stream.
 
-    Each reading begins at the stream's oldest record: which letters there are is known only at its end, since what
-    was replayed or discarded is marked by later records. Letters leave by the stream's retention, too.
+    The first reading begins at the stream's oldest record, each later one where the last ended: which letters there
+    are is known only at the end, since what was replayed or discarded is marked by later records. Of each letter less
+    than a kilobyte stays in memory. Letters leave by the stream's retention, too.
     """
 
     def __init__(self, config: KinesisConfig, aws: Aws) -> None:
         self._config = config
         self._aws = aws
+        self._shelf = LetterShelf(aws, config.dead_letter_stream, source=source_of(config))
 
     async def list(
         self,
@@ -148,23 +150,22 @@ class KinesisDeadLetters:
             NotProvisioned: there is no dead-letter stream.
             AwsError, AwsAccessError, AnswerLost: it could not be read.
         """
-        source, digest = source_of(self._config), key_digest(key)
+        digest = key_digest(key)
 
-        def wanted(letter: str, facts: Facts) -> bool:
+        def is_wanted(facts: Facts) -> bool:
             return (
-                facts.source == source
-                and (pipeline is None or facts.pipeline == pipeline)
+                (pipeline is None or facts.pipeline == pipeline)
                 and (table is None or facts.table_id == table)
                 and (digest is None or digest in (facts.key, facts.related_key))
                 and (since is None or datetime.fromisoformat(facts.failed_at) >= since)
             )
 
-        async with self._shelf() as shelf:
-            given = 0
-            for entry in await shelf.find(wanted):
+        given = 0
+        async with self._shelf.reading() as reader:
+            for entry in [entry for entry in await self._shelf.letters() if is_wanted(entry.facts)]:
                 if given == limit:
                     return
-                if (letter := await shelf.fetch(entry)) is not None:
+                if (letter := await reader.fetch(entry)) is not None:
                     given += 1
                     yield letter
 
@@ -174,9 +175,9 @@ class KinesisDeadLetters:
         Raises:
             LookupError: there is none of that id.
         """
-        async with self._shelf() as shelf:
-            for entry in await self._find(shelf, [letter_id]):
-                if (letter := await shelf.fetch(entry)) is not None:
+        async with self._shelf.reading() as reader:
+            for entry in await self._find([letter_id]):
+                if (letter := await reader.fetch(entry)) is not None:
                     return letter
         raise LookupError(f"there is no dead letter {letter_id}")
 
@@ -195,8 +196,8 @@ class KinesisDeadLetters:
         failed: list[ReplayFailure] = []
         tried: list[str] = []
         blocked: dict[object, str] = {}
-        async with self._shelf() as shelf:
-            entries = in_order_of_delivery(await self._find(shelf, letter_ids))
+        async with self._shelf.reading() as reader:
+            entries = in_order_of_delivery(await self._find(letter_ids))
             moved_on = await keys_moved_on(
                 self._config, self._aws, {entry.letter: entry.facts for entry in entries}
             )
@@ -206,7 +207,7 @@ class KinesisDeadLetters:
                 cause: Cause | None
                 if before is not None:
                     cause = Cause(type="behind", message=f"not tried: letter {before} of the same key failed")
-                elif (letter := await shelf.fetch(entry)) is None:
+                elif (letter := await reader.fetch(entry)) is None:
                     continue
                 else:
                     tried.append(entry.letter)
@@ -227,17 +228,16 @@ class KinesisDeadLetters:
 
     async def discard(self, letter_ids: Sequence[str], *, reason: str) -> None:
         """Mark letters as gone for good; ids that there are none of are passed over."""
-        async with self._shelf() as shelf:
-            entries = await self._find(shelf, letter_ids)
+        entries = await self._find(letter_ids)
         await self._remove(entries, how="discarded", reason=reason)
         logger.info(
             "dead letters discarded",
             extra={"letter_ids": list(letter_ids), "discarded": len(entries), "reason": reason},
         )
 
-    async def _find(self, shelf: LetterShelf, letter_ids: Sequence[str]) -> Sequence[Entry]:
-        source, ids = source_of(self._config), frozenset(letter_ids)
-        return await shelf.find(lambda letter, facts: letter in ids and facts.source == source)
+    async def _find(self, letter_ids: Sequence[str]) -> Sequence[Entry]:
+        ids = frozenset(letter_ids)
+        return [entry for entry in await self._shelf.letters() if entry.letter in ids]
 
     async def _remove(
         self, entries: Sequence[Entry], *, how: Literal["replayed", "discarded"], reason: str
@@ -247,14 +247,6 @@ class KinesisDeadLetters:
             LetterRecord(letter=entry.letter, data=encode_removal(entry.letter, removal)) for entry in entries
         ]
         await put_in_order(self._aws, self._config.dead_letter_stream, records)
-
-    @asynccontextmanager
-    async def _shelf(self) -> AsyncGenerator[LetterShelf, None]:
-        shelf = LetterShelf(self._aws, self._config.dead_letter_stream)
-        try:
-            yield shelf
-        finally:
-            await shelf.close()
 
 
 async def _try(event: Event, handler: Handler) -> Cause | None:

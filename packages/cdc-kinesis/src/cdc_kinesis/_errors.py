@@ -14,8 +14,10 @@ from botocore.exceptions import (
     NoRegionError,
     ParamValidationError,
     PartialCredentialsError,
+    SSLError,
     TokenRetrievalError,
 )
+from botocore.exceptions import ConnectionError as NotConnected
 
 from cdc_core import AccessError, CdcError, ConfigError, SourceError, redact
 
@@ -132,6 +134,10 @@ def translated(error: BotoCoreError | ClientError, *, where: Mapping[str, object
             where=where,
             remedy="give botocore credentials: a profile, environment variables or a role",
         )
-    if isinstance(error, HTTPClientError):
-        return AnswerLost(text, where=where, remedy="check the network and the endpoint")
+    remedy = "check the network and the endpoint"
+    # an SSLError is a ConnectionError to botocore, and may come as late as with the answer
+    if isinstance(error, (HTTPClientError, SSLError)):
+        return AnswerLost(text, where=where, remedy=remedy)
+    if isinstance(error, NotConnected):
+        return SourceError(text, where=where, remedy=remedy, retryable=True)
     return SourceError(text, where=where)

@@ -37,6 +37,14 @@ _SHORTEST_WAIT_SECONDS: Final = 0.02
 _LOOK_SECONDS: Final = 0.1
 
 
+def lease_clock() -> float:
+    """Return monotonic seconds that go on while the machine sleeps, where the system has such a clock.
+
+    A lease goes on expiring meanwhile; `time.monotonic` stands still on Linux.
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 @final
 @dataclass(slots=True, kw_only=True)
 class Membership:
@@ -58,7 +66,7 @@ class Membership:
     meta: Meta | None = None
     retention_seconds: float = 24 * 3600.0
     lags: dict[str, ShardLag] = field(default_factory=dict[str, ShardLag])
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = lease_clock
     failed: Callable[[CdcError], None] = lambda error: None
 
 

@@ -14,7 +14,13 @@ Role = Literal["consumer", "publisher", "provisioner", "operator"]
 """Who is allowed: a pipeline, a reader's publisher, whoever provisions, whoever looks at lag and dead letters."""
 
 _STREAM: Final[Mapping[Role, tuple[str, ...]]] = {
-    "consumer": ("DescribeStreamSummary", "GetRecords", "GetShardIterator", "ListShards"),
+    "consumer": (
+        "DescribeStreamSummary",
+        "GetRecords",
+        "GetShardIterator",
+        "ListShards",
+        "ListTagsForStream",  # a pipeline runs the monitor, too
+    ),
     "publisher": ("DescribeStreamSummary", "PutRecords"),
     "provisioner": (
         "AddTagsToStream",
@@ -33,7 +39,8 @@ _STREAM: Final[Mapping[Role, tuple[str, ...]]] = {
     ),
 }
 _DEAD_LETTER_STREAM: Final[Mapping[Role, tuple[str, ...]]] = {
-    "consumer": ("DescribeStreamSummary", "PutRecords"),
+    # a pipeline that parks keys looks whether their letters are still there
+    "consumer": ("DescribeStreamSummary", "GetRecords", "GetShardIterator", "ListShards", "PutRecords"),
     "publisher": (),
     "provisioner": (
         *_STREAM["provisioner"],
@@ -50,7 +57,7 @@ _LEASE_TABLE: Final[Mapping[Role, tuple[str, ...]]] = {
     "operator": ("DescribeTable", "Scan"),
 }
 _META_TABLE: Final[Mapping[Role, tuple[str, ...]]] = {
-    "consumer": ("DescribeTable", "GetItem", "PutItem"),
+    "consumer": ("DescribeTable", "GetItem", "PutItem", "UpdateItem"),
     "publisher": (),
     "provisioner": ("CreateTable", "DeleteTable", "DescribeTable", "GetItem", "UpdateItem"),
     "operator": ("DescribeTable", "GetItem"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import final
+
+import anyio
+import msgspec
 
 from cdc_core import DeadLetter, NotProvisioned
 
@@ -14,6 +17,7 @@ from ._letter_chunks import Facts, decode_frame, decode_letter
 from ._letter_index import Entry, LetterIndex, Place
 from ._letter_stream import read_shard, shards_in_order
 from ._records import GotRecord
+from ._shards import Shard
 
 # A record or shard that retention has trimmed away (GetShardIterator's errors).
 _TRIMMED = frozenset({"InvalidArgumentException", "ResourceNotFoundException"})
@@ -21,48 +25,110 @@ _TRIMMED = frozenset({"InvalidArgumentException", "ResourceNotFoundException"})
 
 @final
 class LetterShelf:
-    """The letters of one dead-letter stream; `close` it, for it may hold a shard's page."""
+    """Which letters of one source a dead-letter stream holds; what was read once is not read again.
+
+    - `source`: whose letters; those of others in the same stream are passed over.
+    """
+
+    def __init__(self, aws: Aws, stream_name: str, *, source: str | None) -> None:
+        self._aws = aws
+        self._stream_name = stream_name
+        self._source = source
+        self._lock = anyio.Lock()
+        self._reading_since: float | None = None
+        self._forget()
+
+    async def letters(self) -> Sequence[Entry]:
+        """Return the letters that the stream holds now, in the order in which they were stored.
+
+        Calls that wait for one another share one reading.
+
+        Raises:
+            NotProvisioned: there is no such stream.
+            AwsError, AwsAccessError, AnswerLost: it could not be read.
+        """
+        asked_at = anyio.current_time()
+        async with self._lock:
+            if self._reading_since is None or self._reading_since < asked_at:
+                since, self._reading_since = anyio.current_time(), None
+                await self._read_on()
+                self._reading_since = since
+        return self._index.letters
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncGenerator[LetterReader, None]:
+        """Open a reader of letters that were found."""
+        reader = LetterReader(self._aws, self._stream_name)
+        try:
+            yield reader
+        finally:
+            await reader.close()
+
+    def _forget(self) -> None:
+        self._index = LetterIndex(self._is_ours)
+        self._read_to: dict[str, GotRecord] = {}
+        self._times: dict[str, float] = {}
+        self._ended: set[str] = set()
+
+    async def _read_on(self) -> None:
+        try:
+            for shard in await shards_in_order(self._aws, self._stream_name):
+                if shard.shard_id not in self._ended:
+                    await self._read_shard(shard)
+        except AwsError as error:
+            # whatever it was, the next reading is a whole one: the stream may have been made anew
+            self._forget()
+            if error.code != "ResourceNotFoundException":
+                raise
+            raise NotProvisioned(
+                "the dead-letter stream does not exist", where={"stream": self._stream_name}
+            ) from error
+
+    async def _read_shard(self, shard: Shard) -> None:
+        shard_id = shard.shard_id
+        now = max((self._times.get(parent, 0.0) for parent in shard.parents), default=0.0)
+        now = max(now, self._times.get(shard_id, 0.0))
+        last = self._read_to.get(shard_id)
+        pages = read_shard(
+            self._aws,
+            self._stream_name,
+            shard_id,
+            start=None if last is None else last.sequence_number,
+            after=last is not None,
+        )
+        async with aclosing(pages):
+            async for page in pages:
+                for record in page:
+                    # these times are approximate; what counts is that they never go back
+                    now = max(now, record.arrived_at)
+                    _take(self._index, shard_id, record, now)
+                self._read_to[shard_id] = msgspec.structs.replace(page[-1], data=b"")
+                self._times[shard_id] = now
+        if not shard.is_open:
+            self._ended.add(shard_id)
+
+    def _is_ours(self, letter: str, facts: Facts) -> bool:
+        return self._source is None or facts.source == self._source
+
+
+@final
+class LetterReader:
+    """Fetches the bodies of letters, one in memory at a time; for one task."""
 
     def __init__(self, aws: Aws, stream_name: str) -> None:
         self._aws = aws
         self._stream_name = stream_name
         self._cursors: dict[str, _Cursor] = {}
 
-    async def find(self, wanted: Callable[[str, Facts], bool]) -> Sequence[Entry]:
-        """Read the stream from its oldest record to its newest, and return what it holds of what is wanted.
-
-        Raises:
-            NotProvisioned: there is no such stream.
-            AwsError, AwsAccessError, AnswerLost: it could not be read.
-        """
-        index = LetterIndex(wanted)
-        ended_at: dict[str, float] = {}
-        try:
-            for shard in await shards_in_order(self._aws, self._stream_name):
-                now = max((ended_at.get(parent, 0.0) for parent in shard.parents), default=0.0)
-                async with aclosing(read_shard(self._aws, self._stream_name, shard.shard_id)) as pages:
-                    async for page in pages:
-                        for record in page:
-                            # these times are approximate; what counts is that they never go back
-                            now = max(now, record.arrived_at)
-                            _take(index, shard.shard_id, record, now)
-                ended_at[shard.shard_id] = now
-        except AwsError as error:
-            if error.code != "ResourceNotFoundException":
-                raise
-            raise NotProvisioned(
-                "the dead-letter stream does not exist", where={"stream": self._stream_name}
-            ) from error
-        return index.letters
-
     async def fetch(self, entry: Entry) -> DeadLetter | None:
         """Return a letter that was found; None where it is trimmed away since.
 
         Letters cost least in the order in which they were found: neighbours are on one page.
         """
-        cursor = self._cursors.setdefault(
-            entry.first.shard_id, _Cursor(self._aws, self._stream_name, entry.first.shard_id)
-        )
+        shard_id = entry.first.shard_id
+        cursor = self._cursors.get(shard_id)
+        if cursor is None:
+            cursor = self._cursors[shard_id] = _Cursor(self._aws, self._stream_name, shard_id)
         try:
             body = await cursor.body_of(entry)
         except AwsError as error:
@@ -72,7 +138,7 @@ class LetterShelf:
         return None if body is None else decode_letter(entry.letter, entry.facts, body)
 
     async def close(self) -> None:
-        """Let go of what is held."""
+        """Let go of the pages that are held."""
         for cursor in self._cursors.values():
             await cursor.close()
 

@@ -101,17 +101,23 @@ async def shards_in_order(aws: Aws, stream_name: str) -> Sequence[Shard]:
 
 
 async def read_shard(
-    aws: Aws, stream_name: str, shard_id: str, *, start: str | None = None, page_bytes: int | None = None
+    aws: Aws,
+    stream_name: str,
+    shard_id: str,
+    *,
+    start: str | None = None,
+    after: bool = False,
+    page_bytes: int | None = None,
 ) -> AsyncGenerator[Sequence[GotRecord], None]:
     """Read a shard page by page until its end, or until nothing more is there.
 
-    - `start`: the sequence number of the first record to read; None for the oldest.
+    - `start`: the sequence number of the first record to read, or of the one before it; None for the oldest.
     - `page_bytes`: what a page shall hold, roughly; None for what the service gives, up to 10 MiB.
 
     Raises:
         AwsError: among others where `start` is trimmed away; AwsAccessError, AnswerLost.
     """
-    iterator: str | None = await _iterator(aws, stream_name, shard_id, at=start)
+    iterator: str | None = await _iterator(aws, stream_name, shard_id, at=start, after=after)
     last: str | None = None
     limit = _MAX_GET_RECORDS if page_bytes is None else _FIRST_GET_RECORDS
     while iterator is not None:
@@ -120,7 +126,9 @@ async def read_shard(
         except AwsError as error:
             if error.code != "ExpiredIteratorException":  # five minutes old: whoever takes the pages is slow
                 raise
-            iterator = await _iterator(aws, stream_name, shard_id, at=last or start, after=last is not None)
+            iterator = await _iterator(
+                aws, stream_name, shard_id, at=last or start, after=after or last is not None
+            )
             continue
         page = [_record(record) for record in answer["Records"]]
         if page:

@@ -133,8 +133,6 @@ class MetaTable:
     def _compare(self, found: Meta, wanted: Meta) -> None:
         other_tables = "set checkpoint_table_name to tables of this group's own"
         anew = f"delete the tables {self._table_name} and its lease table to start anew, or {other_tables}"
-        found_buckets = f"{found.bucket_count} buckets by {found.bucket_hash}"
-        wanted_buckets = f"{wanted.bucket_count} buckets by {wanted.bucket_hash}"
         comparisons = (
             (
                 "group",
@@ -143,17 +141,17 @@ class MetaTable:
                 f"{other_tables}: a lease table has room for one group",
             ),
             ("stream", found.stream_name, wanted.stream_name, other_tables),
-            ("stream of ARN", found.stream_arn, wanted.stream_arn, other_tables),
+            ("stream", found.stream_arn, wanted.stream_arn, other_tables),
             (
-                "stream made at",
+                "a stream made at",
                 found.stream_created_at,
                 wanted.stream_created_at,
                 f"the stream was deleted and made anew, its shards have the old ids: {anew}",
             ),
             (
-                "number of buckets",
-                found_buckets,
-                wanted_buckets,
+                "keys in",
+                f"{found.bucket_count} buckets by {found.bucket_hash}",
+                f"{wanted.bucket_count} buckets by {wanted.bucket_hash}",
                 f"set bucket_count to {found.bucket_count}; to change it, stop publishing, let every group read to the "
                 f"end, and delete item {_ITEM_NAME!r} of this table",
             ),
@@ -161,7 +159,7 @@ class MetaTable:
         for what, theirs, ours, remedy in comparisons:
             if theirs != ours:
                 raise ConfigError(
-                    f"the leases belong to another {what}: {theirs}, not {ours}",
+                    f"the leases are of {what} {theirs}, not {ours}",
                     where={"table": self._table_name},
                     remedy=remedy,
                 )

@@ -67,7 +67,8 @@ class RawHttp:
 
     def close(self) -> None:
         """Close the connections; one that is in use closes when its answer is there."""
-        self._manager.clear()
+        self._pool.close()
+        self._manager.clear()  # forgets its pools, and closes nothing
 
     def post(self, operation: str, body: bytes, deadline: float) -> bytes:
         """Send a request once and return the body of a good answer.

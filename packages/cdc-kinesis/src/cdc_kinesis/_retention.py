@@ -142,11 +142,9 @@ class ReadMarks:
         """Write the mark of a shard."""
         await self._aws.call(
             "dynamodb",
-            "update_item",
+            "put_item",
             TableName=self._table_name,
-            Key=_key(shard_id),
-            UpdateExpression="SET readUntil = :until",
-            ExpressionAttributeValues={":until": {"N": f"{read_until:.3f}"}},
+            Item={**_key(shard_id), "readUntil": {"N": f"{read_until:.3f}"}},
         )
 
 

@@ -33,6 +33,8 @@ _ITERATOR_SECONDS: Final = 240.0
 _RETRIES: Final = RetryPolicy(initial_delay_seconds=0.25, max_delay_seconds=10.0)
 # Credentials may be renewed just now, and a permission take its time to arrive; after so many tries nobody helps.
 _ACCESS_TRIES: Final = 5
+# So many pages without a record, at the tip or at the oldest record, say that the checkpoint's is not there.
+_EMPTY_PAGES: Final = 3
 
 
 @final
@@ -86,6 +88,7 @@ class ShardReader:
         self._retention = retention
         self._clock = clock
         self._last: str | None = None
+        self._empty_pages = 0
         self._sent_at = clock()
         self._backoff = Backoff(_RETRIES)
         self._access_failures = 0
@@ -171,8 +174,12 @@ class ShardReader:
         first = page.records[0].sequence_number if page.records else None
         if first == checkpoint.sequence_number:
             return True
-        if first is None and not self._retention.is_over(page.millis_behind_latest):
-            return True  # an empty page says nothing: the next one may hold it
+        if first is None:
+            # an empty page says nothing: the next one may hold it
+            is_over = self._retention.is_over(page.millis_behind_latest)
+            self._empty_pages = self._empty_pages + 1 if is_over else 0
+            if self._empty_pages < _EMPTY_PAGES:
+                return True
         await self._retention.check(checkpoint.sequence_number, first)
         _logger.info(
             "the record of the checkpoint is trimmed, and nothing came behind it",

@@ -122,9 +122,8 @@ async def _users(aws: Aws, config: KinesisConfig) -> str:
 
 async def _letters(aws: Aws, config: KinesisConfig) -> str:
     """Say how many dead letters the stream holds, of whichever group."""
-    shelf = LetterShelf(aws, config.dead_letter_stream)
     try:
-        count = len(await shelf.find(lambda letter, facts: True))
+        count = len(await LetterShelf(aws, config.dead_letter_stream, source=None).letters())
     except NotProvisioned:
         return ""
     return f"holds {count} dead letters" if count else ""

@@ -90,7 +90,7 @@ class KinesisTransport:
 
     def publisher(self, fence: Fence) -> AbstractAsyncContextManager[WalPublisher]:
         """Open the publisher for a reader; what it rejects goes to the reader's own dead letters."""
-        from ._publisher import open_publisher  # type: ignore[import-not-found]  # until it is there
+        from ._publisher import open_publisher
 
         return open_publisher(self.config, self._aws, fence)
 

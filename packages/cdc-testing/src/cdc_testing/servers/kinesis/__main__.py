@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument(
         "--rates", metavar="JSON", default=None, help="what a shard bears; {} for the service's rates"
     )
+    parser.add_argument("--secret", default=None, help="a secret key that every request must be signed with")
     arguments = parser.parse_args()
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # inherited by the server's threads
@@ -32,7 +33,7 @@ def main() -> None:
         durations=msgspec.json.decode(arguments.durations, type=Durations),
         rates=None if arguments.rates is None else msgspec.json.decode(arguments.rates, type=Rates),
     )
-    with serving(Front(service), arguments.port) as endpoint_url:
+    with serving(Front(service, secret=arguments.secret), arguments.port) as endpoint_url:
         announce(endpoint_url)
         signal.sigwait(signals)
 

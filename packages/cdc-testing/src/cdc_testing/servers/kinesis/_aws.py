@@ -2,7 +2,7 @@ import importlib
 import importlib.util
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 import anyio
 import anyio.to_thread
@@ -16,6 +16,9 @@ from ._service import Durations
 
 if TYPE_CHECKING:
     import boto3
+
+ACCESS_KEY_ID: Final = "test"
+SECRET_ACCESS_KEY: Final = "test"
 
 
 @final
@@ -34,8 +37,8 @@ class EmbeddedAws:
         self.dynamodb = dynamodb
         self.region = kinesis.region
         real = kinesis.endpoint_url is None or dynamodb.endpoint_url is None
-        self.access_key_id = None if real else "test"
-        self.secret_access_key = None if real else "test"
+        self.access_key_id = None if real else ACCESS_KEY_ID
+        self.secret_access_key = None if real else SECRET_ACCESS_KEY
 
     def __repr__(self) -> str:
         return f"<EmbeddedAws {self.kinesis!r} {self.dynamodb!r}>"
@@ -87,10 +90,15 @@ def start_aws(
     durations: Durations | None = None,
     throttle: bool | Rates = False,
     clock: Callable[[], float] | None = None,
+    verify_signatures: bool = False,
     own_process: bool = False,
     use_existing: bool = True,
 ) -> Generator[EmbeddedAws]:
-    """Start Kinesis and DynamoDB: `start_kinesis`, which says what the arguments are, and `start_dynamodb`."""
+    """Start Kinesis and DynamoDB: `start_kinesis`, which says what most arguments are, and `start_dynamodb`.
+
+    Args:
+        verify_signatures: Whether Kinesis takes only requests that the secret key of these servers signed.
+    """
     with ExitStack() as stack:
         kinesis = stack.enter_context(
             start_kinesis(
@@ -98,6 +106,7 @@ def start_aws(
                 durations=durations,
                 throttle=throttle,
                 clock=clock,
+                secret_access_key=SECRET_ACCESS_KEY if verify_signatures else None,
                 own_process=own_process,
                 use_existing=use_existing,
             )
@@ -112,6 +121,7 @@ async def open_aws(
     durations: Durations | None = None,
     throttle: bool | Rates = False,
     clock: Callable[[], float] | None = None,
+    verify_signatures: bool = False,
     own_process: bool = False,
     use_existing: bool = True,
 ) -> AsyncGenerator[EmbeddedAws]:
@@ -121,6 +131,7 @@ async def open_aws(
         durations=durations,
         throttle=throttle,
         clock=clock,
+        verify_signatures=verify_signatures,
         own_process=own_process,
         use_existing=use_existing,
     )

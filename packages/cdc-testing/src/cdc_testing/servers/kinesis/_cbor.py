@@ -81,8 +81,10 @@ def decode_cbor(data: bytes) -> Any:
     reader = _Reader(data)
     try:
         value = reader.item(0)
-    except (IndexError, struct.error) as error:
+    except IndexError as error:
         raise ValueError("the CBOR data ends early") from error
+    except TypeError as error:
+        raise ValueError("a key of a CBOR map is not text") from error
     if not reader.at_end():
         raise ValueError("more follows the CBOR item")
     return value

@@ -1,7 +1,6 @@
 """From an HTTP request to its answer, without sockets: codec, faults, the service, the log."""
 
 import logging
-import re
 import threading
 import time
 import uuid
@@ -15,10 +14,10 @@ from ._faults import Delay, Drop, Fault, Faults, Hold, Refuse
 from ._operations import OPERATIONS, Operation
 from ._refusal import Refusal
 from ._service import Answer, Service
+from ._signature import check_signature, parse_authorization
 from ._writing import put_record, put_records
 
 _TARGET: Final = "Kinesis_20131202."
-_CREDENTIAL: Final = re.compile(r"AWS4-HMAC-SHA256 .*?Credential=([^/,\s]+)/\d{8}/[^/]+/kinesis/aws4_request")
 _logger = logging.getLogger("cdc_testing.servers.kinesis")
 
 
@@ -37,13 +36,20 @@ class Front:
     Args:
         service: The streams.
         clock: Seconds since 1970.
+        secret: What every request must be signed with; None for not looking at signatures.
         log_size: How many requests the log holds.
     """
 
     def __init__(
-        self, service: Service, *, clock: Callable[[], float] = time.time, log_size: int = 10_000
+        self,
+        service: Service,
+        *,
+        clock: Callable[[], float] = time.time,
+        secret: str | None = None,
+        log_size: int = 10_000,
     ) -> None:
         self.service = service
+        self._secret = secret
         self.faults = Faults()
         self.lock = threading.Lock()
         self._clock = clock
@@ -74,21 +80,27 @@ class Front:
             self.service.streams.clear()
             self._log.clear()
 
-    def answer(self, headers: Mapping[str, str], body: bytes) -> HttpAnswer | None:
+    def answer(self, path: str, headers: Mapping[str, str], body: bytes) -> HttpAnswer | None:
         """Carry out a request; None: close the connection without an answer.
 
         Args:
-            headers: By their names, which may be looked up in lower case.
+            headers: By their names in lower case.
         """
         codec = CODECS.get(headers.get("content-type", JSON).partition(";")[0].strip(), CODECS[JSON])
         try:
             operation = _operation(headers)
-            access_key = _access_key(headers)
+            authorization = parse_authorization(headers)
+            if self._secret is not None:
+                check_signature(authorization, self._secret, path=path, headers=headers, body=body)
             request = codec.decode(operation, body)
         except Refusal as refusal:
             return _refused(refusal, codec)
         call = describe_call(
-            self.service, request, operation=operation.name, access_key=access_key, at=self.now()
+            self.service,
+            request,
+            operation=operation.name,
+            access_key=authorization.access_key,
+            at=self.now(),
         )
         return self._carry_out(operation, request, call, codec)
 
@@ -170,18 +182,6 @@ def _operation(headers: Mapping[str, str]) -> Operation[Any]:
     if operation is None:
         raise Refusal("UnknownOperationException", f"{target or 'no X-Amz-Target'} is not known here")
     return operation
-
-
-def _access_key(headers: Mapping[str, str]) -> str:
-    authorization = headers.get("authorization", "")
-    if not authorization:
-        raise Refusal("MissingAuthenticationTokenException", "Missing Authentication Token")
-    found = _CREDENTIAL.search(authorization)
-    if found is None:
-        raise Refusal(
-            "IncompleteSignatureException", "Authorization is not AWS Signature Version 4 for kinesis"
-        )
-    return found[1]
 
 
 def _refused(refusal: Refusal, codec: Codec) -> HttpAnswer:

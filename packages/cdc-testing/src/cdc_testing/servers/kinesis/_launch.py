@@ -1,4 +1,5 @@
 import os
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
@@ -27,13 +28,14 @@ def start_kinesis(
     durations: Durations | None = None,
     throttle: bool | Rates = False,
     clock: Callable[[], float] | None = None,
+    secret_access_key: str | None = None,
     own_process: bool = False,
     use_existing: bool = True,
 ) -> Generator[EmbeddedKinesis]:
     """Start a Kinesis in threads of this process; leaving the block ends it and cuts its connections.
 
     It listens on a loopback port and speaks the service's protocol (JSON and CBOR over HTTP/1.1), so any client
-    with an endpoint to set can use it. Any access key is taken. Where the environment variable
+    with an endpoint to set can use it. Where the environment variable
     CDC_TEST_KINESIS_ENDPOINT names a running one, nothing is started, and the other arguments are without effect.
 
     Args:
@@ -44,6 +46,8 @@ def start_kinesis(
         throttle: Whether shards bear the service's rates only (True), or these (`Rates`). Sizes are always
             limited as the service limits them.
         clock: The server's time in seconds since 1970; by default this machine's, which `advance` moves on.
+        secret_access_key: Check that every request is signed with it, whatever its access key; None for taking
+            any signature.
         own_process: Run it in a process of its own, which is gone when this one is: for load that should not
             share this process's interpreter, and where this process is stopped or killed by the test.
         use_existing: Whether CDC_TEST_KINESIS_ENDPOINT counts; False for tests that need faults or the clock.
@@ -59,14 +63,16 @@ def start_kinesis(
     if own_process:
         if clock is not None:
             raise ValueError("a clock of this process cannot be given to another: use `advance`")
-        arguments = program_arguments(port=port, region=region, durations=durations, throttle=throttle)
+        arguments = program_arguments(
+            port=port, region=region, durations=durations, throttle=throttle, secret=secret_access_key
+        )
         with run_program(
             "cdc_testing.servers.kinesis", arguments, start_timeout_seconds=START_SECONDS
         ) as program:
             yield connect_kinesis(program.endpoint_url, region=region, pid=program.pid)
         return
     service = Service(region=region, account_id=ACCOUNT_ID, durations=durations, rates=rates_of(throttle))
-    front = Front(service) if clock is None else Front(service, clock=clock)
+    front = Front(service, clock=clock or time.time, secret=secret_access_key)
     control = LocalControl(front)
     with serving(front, port) as endpoint_url:
         yield EmbeddedKinesis(endpoint_url, region, control)
@@ -80,6 +86,7 @@ async def open_kinesis(
     durations: Durations | None = None,
     throttle: bool | Rates = False,
     clock: Callable[[], float] | None = None,
+    secret_access_key: str | None = None,
     own_process: bool = False,
     use_existing: bool = True,
 ) -> AsyncGenerator[EmbeddedKinesis]:
@@ -90,6 +97,7 @@ async def open_kinesis(
         durations=durations,
         throttle=throttle,
         clock=clock,
+        secret_access_key=secret_access_key,
         own_process=own_process,
         use_existing=use_existing,
     )
@@ -121,7 +129,7 @@ def serving(front: Front, port: int) -> Generator[str]:
     control = LocalControl(front)
 
     def answer(path: str, headers: Mapping[str, str], body: bytes) -> HttpAnswer | None:
-        return answer_command(control, body) if path == CONTROL_PATH else front.answer(headers, body)
+        return answer_command(control, body) if path == CONTROL_PATH else front.answer(path, headers, body)
 
     http = HttpServer("127.0.0.1", port, answer)
     http.start()
@@ -133,7 +141,7 @@ def serving(front: Front, port: int) -> Generator[str]:
 
 
 def program_arguments(
-    *, port: int, region: str, durations: Durations | None, throttle: bool | Rates
+    *, port: int, region: str, durations: Durations | None, throttle: bool | Rates, secret: str | None
 ) -> list[str]:
     """The command line of `python -m cdc_testing.servers.kinesis` for a server as described."""
     arguments = ["--port", str(port), "--region", region]
@@ -141,6 +149,8 @@ def program_arguments(
         arguments += ["--durations", msgspec.json.encode(durations).decode()]
     if (rates := rates_of(throttle)) is not None:
         arguments += ["--rates", msgspec.json.encode(rates).decode()]
+    if secret is not None:
+        arguments += ["--secret", secret]
     return arguments
 
 
