@@ -122,6 +122,17 @@ async def test_a_take_counts_the_change_of_owner_and_leaves_the_rest_of_the_row(
     )
 
 
+async def test_a_take_may_lift_the_counter_above_that_of_the_parents(raw: RawTable) -> None:
+    table = lease_table(raw)
+    taken = await table.take(await fresh(table), "me", above=77)
+    assert taken is not None
+    assert taken.counter == 78
+    assert await table.renew(taken) == await seen(table)
+    lower = await table.take(await seen(table), "other", above=5)
+    assert lower is not None
+    assert lower.counter == 80
+
+
 async def test_a_checkpoint_rides_on_a_renewal_and_clears_what_was_pending(raw: RawTable) -> None:
     raw.put(
         kcl_row(

@@ -204,7 +204,7 @@ class ShardReader:
             at = place.get("StartingSequenceNumber")
             if error.code == "ResourceNotFoundException":
                 await self._require_stream()
-                await self._retention.check(at, None)
+                await self._retention.check(at, None, shard_is_gone=True)
                 return None
             if error.code == "InvalidArgumentException" and at is not None:
                 # what a sequence number may get that the service does not know any more
