@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from cdc_testing.servers.kinesis import EmbeddedAws
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from conftest import read_program
 from shop_programs import EXAMPLES, ROOT, Shop, eventually
 
 pytestmark = [pytest.mark.parametrize("loop", ["asyncio", "trio"]), pytest.mark.timeout(300)]
@@ -36,7 +36,12 @@ class Stage:
 
     def program(self, name: str) -> Path:
         """Save a program with the test's event loop, stream and slot, and otherwise as it is printed."""
-        text = read_program((ROOT / "packages" / "cdc-kinesis" / "README.md").read_text("utf-8"), name)
+        readme = (ROOT / "packages" / "cdc-kinesis" / "README.md").read_text(encoding="utf-8")
+        found = re.search(
+            rf"^<!-- program: {name} -->\n```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE
+        )
+        assert found is not None, f"no program called {name}"
+        text = found.group(1)
         assert len([line for line in text.splitlines() if line.strip()]) <= 20, "a program is short"
         changed = text.replace('stream_name="shop"', f'stream_name="{self.stream}"')
         changed = changed.replace('slot_name="shop"', f'slot_name="{self.shop.slot_name}"')
