@@ -14,7 +14,7 @@ from letter_samples import failed_event
 
 from cdc_core import ConfigError, Event, Pipeline, Poison, RetryPolicy, provision
 from cdc_kinesis import KinesisConfig, KinesisTransport, minimal_policy
-from cdc_kinesis._iam import Role
+from cdc_kinesis._iam import PolicyRole
 from cdc_testing.checks import read_row, row_event
 from cdc_testing.servers.kinesis import EmbeddedAws
 
@@ -57,7 +57,7 @@ class Recorder:
             for operation, table in self._dynamodb
         }
 
-    def allowed(self, config: KinesisConfig, role: Role) -> set[tuple[str, str, str]]:
+    def allowed(self, config: KinesisConfig, role: PolicyRole) -> set[tuple[str, str, str]]:
         """What the policy lets through, in the same terms; KMS is called by Kinesis and not by us."""
         found: set[tuple[str, str, str]] = set()
         for statement in minimal_policy(config, role=role)["Statement"]:

@@ -12,7 +12,7 @@ from cdc_core import Action, Check, CheckState, Plan, PlanOutdated, PlanRefused,
 from ._aws import Aws
 from ._config import KinesisConfig
 from ._errors import AnswerLost, AwsAccessError, AwsError
-from ._iam import Role, minimal_policy, policy_text
+from ._iam import PolicyRole, minimal_policy, policy_text
 from ._inspection import StreamFacts, inspect_recovery, inspect_stream, inspect_table
 from ._patience import call_patiently, wait_until
 from ._plan_steps import (
@@ -32,7 +32,7 @@ from ._teardown import remember, tear_down
 
 logger = logging.getLogger("cdc_kinesis")
 
-_ROLES: tuple[Role, ...] = ("consumer", "publisher", "provisioner", "operator")
+_ROLES: tuple[PolicyRole, ...] = ("consumer", "publisher", "provisioner", "operator")
 
 
 @asynccontextmanager
