@@ -7,6 +7,7 @@ import java.util.Base64;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import software.amazon.awssdk.auth.credentials.AwsBasicCredentials;
 import software.amazon.awssdk.auth.credentials.AwsCredentialsProvider;
 import software.amazon.awssdk.auth.credentials.StaticCredentialsProvider;
@@ -62,7 +63,13 @@ public final class KclConsumer {
             CHECKPOINTERS.get(words[1]).checkpoint(words[2], Long.parseLong(words[3]));
             print("checkpointed", words[1], "");
         }
-        scheduler.startGracefulShutdown().get(30, TimeUnit.SECONDS);
+        // Waits for the shards that it still holds, an ended one among them for ever (seen in 2.7.2).
+        try {
+            scheduler.startGracefulShutdown().get(3, TimeUnit.SECONDS);
+        } catch (TimeoutException stillWaiting) {
+            scheduler.shutdown();
+            thread.join(10_000);
+        }
         print("stopped", "", "");
         Runtime.getRuntime().halt(0);
     }
