@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 from kinesis_harness import Endpoints, KinesisHarness, fresh_harness
 from letter_samples import failed_event
 
@@ -226,6 +228,25 @@ async def test_a_throttled_control_plane_is_waited_for(
     ) as fault:
         await provision(_transport(stage, stage.config))
         assert fault.hits == 6
+
+
+async def test_a_new_table_that_does_not_know_of_backups_yet_is_waited_for(stage: KinesisHarness) -> None:
+    session = stage.session()
+    refused: list[str] = []
+
+    def refuse_twice(params: Mapping[str, Any], **kwargs: Any) -> tuple[Any, Any] | None:
+        if len(refused) == 2:
+            return None
+        refused.append("once more")
+        error = {"Code": "ContinuousBackupsUnavailableException", "Message": "Backups are being enabled"}
+        return AWSResponse("", 400, HTTPHeaders(), None), {"Error": error, "ResponseMetadata": {}}
+
+    hooks: Any = session.events  # typed as if an answer of a hook were without effect
+    hooks.register("before-call.dynamodb.UpdateContinuousBackups", refuse_twice)
+    config = replace(stage.config, point_in_time_recovery=True)
+    await provision(KinesisTransport(config, session=session))
+    assert len(refused) == 2
+    assert (await _plan(stage, config)).is_done
 
 
 async def test_a_missing_permission_is_said(stage: KinesisHarness, embedded_aws: EmbeddedAws) -> None:

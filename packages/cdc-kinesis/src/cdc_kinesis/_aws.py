@@ -9,6 +9,7 @@ from typing import Any, Final, cast, final
 import anyio
 import anyio.to_thread
 import boto3
+from anyio.lowlevel import RunVar
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -33,7 +34,8 @@ class Aws:
         self._clients: dict[tuple[str, float], Any] = {}
         # sessions are not safe for threads, and making a client changes one; clients are safe
         self._lock = threading.Lock()
-        self._limiter: anyio.CapacityLimiter | None = None
+        # of the event loop: a transport may be used in one after the other
+        self._limiter: RunVar[anyio.CapacityLimiter] = RunVar("cdc_kinesis.threads")
 
     def client(self, service: str, *, timeout_seconds: float | None = None) -> Any:
         """Return the boto3 client of a service; the first call is slow: run it in a worker thread.
@@ -67,10 +69,12 @@ class Aws:
             AnswerLost: the network failed; the operation may have been carried out.
             ConfigError: no region, or parameters that cannot be.
         """
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(_MAX_THREADS)
+        limiter = self._limiter.get(None)
+        if limiter is None:
+            limiter = anyio.CapacityLimiter(_MAX_THREADS)
+            self._limiter.set(limiter)
         return await anyio.to_thread.run_sync(
-            partial(self.call_blocking, service, operation, **parameters), limiter=self._limiter
+            partial(self.call_blocking, service, operation, **parameters), limiter=limiter
         )
 
     def call_blocking(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:

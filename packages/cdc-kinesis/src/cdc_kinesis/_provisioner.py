@@ -170,8 +170,18 @@ class KinesisProvisioner:
             return
 
     async def _change(self, step: Step, call: Call) -> None:
+        async def attempt() -> str:
+            try:
+                await call_patiently(self._aws, call.service, call.operation, **call.parameters)
+            except AwsError as error:
+                # a new table takes a while until it knows of backups (UpdateContinuousBackups, API reference)
+                if error.code != "ContinuousBackupsUnavailableException":
+                    raise
+                return "not ready"
+            return "changed"
+
         try:
-            await call_patiently(self._aws, call.service, call.operation, **call.parameters)
+            await wait_until(step.kind, step.name, attempt, wanted="changed")
         except AwsAccessError as error:
             if step.kind != TAGS:
                 raise
