@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import anyio
 import anyio.to_thread
+import pytest
 
 from cdc_core import CdcError, Event, PartitionStream
 from cdc_kinesis._aws import Aws
@@ -21,6 +22,13 @@ from cdc_kinesis._pacing import Pacing
 from cdc_kinesis._position import KinesisPosition
 from cdc_kinesis._source import KinesisSource
 from cdc_testing.servers.kinesis import EmbeddedAws
+
+both_ways: Final = pytest.mark.parametrize(
+    ("anyio_backend", "fan_out"),
+    [("asyncio", False), ("trio", False), ("trio", True)],
+    ids=["asyncio", "trio", "fan-out"],
+)
+"""Runs a test of what a reader does by polling and by enhanced fan-out, whose own tests run on both event loops."""
 
 PATIENCE_SECONDS: Final = 30.0
 MAX_HASH_KEY: Final = 2**128
