@@ -90,6 +90,18 @@ def test_a_subscription_goes_on_after_a_sequence_number(client: Any, consumer: s
         assert [record["PartitionKey"] for record in next(events)["Records"]] == ["2"]
 
 
+def test_a_subscription_without_a_record_goes_on_where_it_stood(
+    server: EmbeddedKinesis, client: Any, consumer: str
+) -> None:
+    put(client, "1")
+    with subscribed(client, consumer, Type="LATEST") as events:
+        number = next(events)["ContinuationSequenceNumber"]
+    put(client, "2")
+    server.advance(5)
+    with subscribed(client, consumer, Type="AFTER_SEQUENCE_NUMBER", SequenceNumber=number) as events:
+        assert [record["PartitionKey"] for record in next(events)["Records"]] == ["2"]
+
+
 def test_an_idle_subscription_shows_that_it_lives_and_ends_after_five_minutes(
     server: EmbeddedKinesis, client: Any, consumer: str
 ) -> None:

@@ -57,6 +57,35 @@ async def open_data_client(
         http.close()
 
 
+def page_of(answer: Mapping[str, Any]) -> Page:
+    """Return what boto3 gives for an answer of GetRecords, or for an event of SubscribeToShard, as a page."""
+    records = [
+        GotRecord(
+            one["SequenceNumber"],
+            one["PartitionKey"],
+            one["Data"],
+            one["ApproximateArrivalTimestamp"].timestamp(),
+        )
+        for one in answer["Records"]
+    ]
+    children = [
+        ChildShard(
+            child["ShardId"],
+            tuple(child["ParentShards"]),
+            child["HashKeyRange"]["StartingHashKey"],
+            child["HashKeyRange"]["EndingHashKey"],
+        )
+        for child in answer.get("ChildShards", ())
+    ]
+    return Page(
+        records,
+        answer.get("NextShardIterator") or None,
+        answer.get("MillisBehindLatest"),
+        children,
+        continuation=answer.get("ContinuationSequenceNumber") or None,
+    )
+
+
 @final
 class _Threads:
     """Worker threads of a client's own, so that nobody else's blocking calls hold its requests up."""
@@ -153,27 +182,7 @@ class _Boto3Client:
 
     def _get(self, iterator: str, limit: int, timeout_seconds: float) -> Page:
         answer = self._call("get_records", timeout_seconds, ShardIterator=iterator, Limit=limit)
-        records = [
-            GotRecord(
-                one["SequenceNumber"],
-                one["PartitionKey"],
-                one["Data"],
-                one["ApproximateArrivalTimestamp"].timestamp(),
-            )
-            for one in answer["Records"]
-        ]
-        children = [
-            ChildShard(
-                child["ShardId"],
-                tuple(child["ParentShards"]),
-                child["HashKeyRange"]["StartingHashKey"],
-                child["HashKeyRange"]["EndingHashKey"],
-            )
-            for child in answer.get("ChildShards", ())
-        ]
-        return Page(
-            records, answer.get("NextShardIterator") or None, answer.get("MillisBehindLatest"), children
-        )
+        return page_of(answer)
 
     def _call(self, operation: str, timeout_seconds: float, **parameters: Any) -> dict[str, Any]:
         where = {"service": "kinesis", "operation": operation, "stream": self._stream}

@@ -45,7 +45,9 @@ class KinesisConfig:
     - `max_records_per_shard`: of one read, before de-aggregation; 10,000 at most.
     - `max_batch_events`, `max_batch_bytes`: of one batch given to a handler; `max_buffered_bytes`: of all records of a
       shard that wait for it.
-    - `enhanced_fan_out`: read by SubscribeToShard instead of polling. Experimental.
+    - `enhanced_fan_out`: read by SubscribeToShard instead of polling, as a consumer registered with the group's name.
+      Experimental: AWS says that SubscribeToShard over HTTP/1.1, which is all that boto3 speaks, is not supported and
+      may break at any time. Checked against the embedded server only.
     - `dead_letter_stream_name`: None for `<stream_name>-<group_id>-dead-letters`; `dead_letter_retention_hours`.
 
     The publisher:

@@ -188,6 +188,8 @@ class Coordinator:
     async def _initialise(self) -> None:
         membership, config = self._membership, self._config
         summary, now = await self._describe()
+        if membership.consumer is not None:
+            await membership.consumer.find()
         leases = await membership.table.scan()
         meta = await self._meta_table.claim(
             config, summary, now, bucket_hash=self._bucket_hash, has_leases=bool(leases)

@@ -100,6 +100,10 @@ class Shard:
         """The index in `records` of the first one at or after a position."""
         return max(0, position - self._first_ordinal)
 
+    def number_before(self, index: int) -> str:
+        """The sequence number after which reading goes on with the record at an index in `records`."""
+        return self.records[index - 1].sequence_number if index > 0 else self.first_sequence
+
     def position_at_time(self, timestamp: float) -> int:
         """The position of the first record that arrived at or after a time."""
         index = bisect.bisect_left(self.records, timestamp, key=_arrival)

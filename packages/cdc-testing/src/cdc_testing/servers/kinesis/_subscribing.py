@@ -55,7 +55,7 @@ def next_event(service: Service, subscription: Subscription, now: float) -> dict
         subscription.continuation = records[-1].sequence_number
     event: dict[str, Any] = {
         "Records": records,
-        "ContinuationSequenceNumber": subscription.continuation or shard.first_sequence,
+        "ContinuationSequenceNumber": subscription.continuation or shard.number_before(start),
         "MillisBehindLatest": millis_behind(shard, end, now),
     }
     if end >= len(shard.records) and not shard.is_open:
