@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -13,22 +12,13 @@ from typing import Any, Final
 
 import anyio
 import anyio.to_thread
-import boto3
 import pytest
 
 from cdc_core import (
-    ChangeIdentity,
-    Epoch,
     Event,
-    Operation,
-    OutgoingEvent,
-    Pipeline,
-    TableId,
-    encode_change,
-    encode_key,
     provision,
 )
-from cdc_kinesis import KinesisConfig, KinesisPosition, KinesisTransport
+from cdc_kinesis import KinesisConfig, KinesisTransport
 from cdc_testing.servers import ServerUnavailableError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -47,14 +37,12 @@ from aws_servers import (
 )
 from kcl_consumer import VERSIONS, KclConsumer, KclRecord, fetch_kcl, start_kcl
 from kpl_records import aggregate
+from order_events import OpenFence, Place, handle_until, local_session, order
 
 # The library takes seconds to start, and more to see a shard's end.
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 FAILOVER_SECONDS: Final = 3.0
-EPOCH: Final = Epoch("7012345678901234567", 1, "kcl", "0")
-TABLE: Final = TableId("shop", "orders")
-Place = tuple[str, str, int]
 # Strangers' and ours, each with one of the two versions.
 PAIRS: Final = ((EMBEDDED, MOTO, "2.7.2"), (KINESIS_LOCAL, DYNAMODB_LOCAL, "3.5.1"))
 
@@ -80,7 +68,7 @@ class Scene:
             max_batch_events=1,
             request_timeout_seconds=30.0,
         )
-        self.transport = KinesisTransport(self.config, session=session())
+        self.transport = KinesisTransport(self.config, session=local_session())
 
     def create_table(self, name: str) -> None:
         """Create a lease table with a row for every shard there is, as the library makes them itself.
@@ -115,7 +103,9 @@ class Scene:
         return {item["leaseKey"]["S"]: item for item in items}
 
     @asynccontextmanager
-    async def java(self, *, table: str | None = None) -> AsyncGenerator[KclConsumer]:
+    async def java(
+        self, *, table: str | None = None, client_version: str | None = None
+    ) -> AsyncGenerator[KclConsumer]:
         """Run a worker of the library until the end of the block, which kills it."""
         streams = self.stream.streams
         assert streams.server.endpoint_url is not None
@@ -127,6 +117,7 @@ class Scene:
             kinesis_endpoint=streams.server.endpoint_url,
             dynamodb_endpoint=self._dynamodb.endpoint_url,
             log=self._folder / "kcl.log",
+            client_version=client_version,
         )
         kcl = await anyio.to_thread.run_sync(block.__enter__)
         try:
@@ -161,10 +152,6 @@ def scene(request: pytest.FixtureRequest, aws_servers: AwsServers, tmp_path: Pat
 def anyio_backend(scene: Scene) -> str:
     """One event loop for each pair: what differs between the loops is tested elsewhere."""
     return "trio" if scene.version == VERSIONS[0] else "asyncio"
-
-
-def session() -> boto3.Session:
-    return boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
 
 
 def centre(shard: Mapping[str, Any]) -> int:
@@ -217,7 +204,7 @@ async def test_what_the_library_began_is_continued_exactly_inside_an_aggregate_a
     stream.put("l4", hash_key=centre(left))
     stream.put("high0", hash_key=centre(high))
 
-    handled = await handle_until(scene, {"l4", "high0", "low1", "l3"})
+    handled = await handle_until(scene.transport, {"l4", "high0", "low1", "l3"})
 
     assert handled[left["ShardId"]] == ["l2", "l3", "l4"]
     assert handled[low["ShardId"]] == ["low1"]
@@ -236,7 +223,7 @@ async def test_what_we_began_is_continued_by_the_library_exactly_inside_an_aggre
     low, high = await anyio.to_thread.run_sync(stream.split, right)
     stream.put("low0", "low1", hash_key=centre(low))
 
-    handled = await handle_until(scene, {"l1", "low0", "r1"}, hold={"l2", "low1"})
+    handled = await handle_until(scene.transport, {"l1", "low0", "r1"}, hold={"l2", "low1"})
 
     assert handled[left["ShardId"]] == ["l0", "l1"]
     assert handled[right["ShardId"]] == ["r0", "r1"]
@@ -256,6 +243,28 @@ async def test_what_we_began_is_continued_by_the_library_exactly_inside_an_aggre
         assert len(kcl.records) == 5
 
 
+@pytest.mark.parametrize("scene", [PAIRS[1]], ids=["kinesis-local-kcl3"], indirect=True)
+async def test_the_rows_that_version_3_puts_beside_the_leases_are_let_alone(scene: Scene) -> None:
+    stream = scene.stream
+    left, right = stream.shards()
+    scene.create_table(scene.config.lease_table)
+    stream.put("l0", "l1", hash_key=centre(left))
+    async with scene.java(client_version="3X") as kcl:
+        await wait_for(kcl, lambda kcl: len(kcl.records) == 2, "both records")
+        await anyio.to_thread.run_sync(kcl.checkpoint, find(kcl, "l0"))
+        await anyio.to_thread.run_sync(kcl.stop)
+    strangers = {key: row for key, row in scene.rows().items() if not key.startswith("shardId-")}
+    assert {"CLIENT_VERSION_MIGRATION", "WORKER_METRIC_STATS"} <= {
+        row["entityType"]["S"] for row in strangers.values()
+    }
+    stream.put("r0", hash_key=centre(right))
+
+    handled = await handle_until(scene.transport, {"l1", "r0"})
+
+    assert handled == {left["ShardId"]: ["l1"], right["ShardId"]: ["r0"]}
+    assert {key: row for key, row in scene.rows().items() if key in strangers} == strangers
+
+
 async def test_what_we_publish_is_read_by_the_library_record_for_record(scene: Scene) -> None:
     stream = scene.stream
     await provision(scene.transport)
@@ -265,7 +274,7 @@ async def test_what_we_publish_is_read_by_the_library_record_for_record(scene: S
         assert not await (await publisher.publish(events))
 
     ours: dict[Place, Event] = {}
-    await handle_until(scene, {str(event.identity) for event in events}, into=ours)
+    await handle_until(scene.transport, {str(event.identity) for event in events}, into=ours)
     async with scene.java(table=f"{stream.name}-java") as kcl:
         await wait_for(kcl, lambda kcl: len(kcl.records) >= len(events), "as many records as were published")
         await anyio.to_thread.run_sync(kcl.stop)
@@ -279,76 +288,10 @@ async def test_what_we_publish_is_read_by_the_library_record_for_record(scene: S
         assert event.value is not None
         # The value stands at the beginning, and what is ours behind it.
         assert record.data.startswith(event.value[:-1])
-        low, high = next(hash_range(s) for s in stream.shards() if s["ShardId"] == record.shard)
-        point = record.explicit_hash_key or str(int.from_bytes(md5(record.partition_key)))
-        assert low <= int(point) <= high
-
-
-async def handle_until(
-    scene: Scene,
-    wanted: set[str],
-    *,
-    hold: Sequence[str] | set[str] = (),
-    into: dict[Place, Event] | None = None,
-) -> dict[str, list[str]]:
-    """Run a pipeline of ours until it has handled what is wanted; return what it handled, by shard, in order.
-
-    - `hold`: what the handler never comes to an end with, so that nothing from there on is acknowledged.
-    """
-    handled: dict[str, list[str]] = {}
-    left = set(wanted)
-    done = anyio.Event()
-
-    async def handle(events: Sequence[Event]) -> None:
-        for event in events:
-            position = event.position
-            assert isinstance(position, KinesisPosition)
-            text = str(event.identity) if event.identity is not None else (event.value or b"").decode()
-            if text in hold:
-                await anyio.sleep_forever()
-            handled.setdefault(position.shard_id, []).append(text)
-            if into is not None:
-                into[position.shard_id, position.sequence_number, position.sub_sequence] = event
-            left.discard(text)
-        if not left:
-            done.set()
-
-    await provision(scene.transport)
-    pipeline = Pipeline(
-        name="shop",
-        transport=scene.transport,
-        handler=handle,
-        drain_timeout_seconds=2.0,
-        monitor_interval_seconds=3600,
-    )
-    async with pipeline.running():
-        with anyio.move_on_after(60):
-            await done.wait()
-        assert not left, f"not handled: {left}; handled: {handled}"
-    return handled
-
-
-class OpenFence:
-    """A reader that is sure of its slot."""
-
-    def remaining_seconds(self) -> float:
-        return 60.0
-
-
-def order(number: int) -> OutgoingEvent:
-    row = {"id": number % 40, "number": number, "note": "\u00e9" * (number % 7)}
-    value = encode_change(
-        op=Operation.UPDATE,
-        table=TABLE,
-        after=row,
-        source={"commit_lsn": number + 1, "ordinal": 0},
-        ts_us=1_700_000_000_000_000,
-    )
-    identity = ChangeIdentity(EPOCH, number + 1, 0)
-    return OutgoingEvent(
-        key=encode_key(row, ["id"]), value=value, op=Operation.UPDATE, table=TABLE, identity=identity
-    )
-
-
-def md5(text: str) -> bytes:
-    return hashlib.md5(text.encode(), usedforsecurity=False).digest()
+        assert record.partition_key.encode() == event.key
+    # Every row carries the hash key of its bucket, or the library would drop the whole record.
+    for record in kcl.records:
+        if record.aggregated:
+            assert record.explicit_hash_key is not None
+            low, high = next(hash_range(s) for s in stream.shards() if s["ShardId"] == record.shard)
+            assert low <= int(record.explicit_hash_key) <= high

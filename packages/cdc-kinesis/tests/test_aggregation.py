@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_kinesis._aggregation import EMPTY_BYTES, Aggregate, SubRecord, deaggregate
+from cdc_kinesis._aggregation import EMPTY_BYTES, ROW_OVERHEAD_BYTES, Aggregate, SubRecord, deaggregate
 
 HASH_KEY = "170141183460469231731687303715884105728"
 
@@ -27,10 +27,12 @@ GOLDEN = bytes.fromhex(
 
 def aggregated(content: list[tuple[str, bytes]], hash_key: str = HASH_KEY) -> bytes:
     aggregate = Aggregate(hash_key)
+    size = EMPTY_BYTES
     for key, data in content:
         aggregate.add(key.encode(), data)
+        size += len(key.encode()) + len(data) + ROW_OVERHEAD_BYTES
     written = aggregate.finish()
-    assert len(written) <= aggregate.size
+    assert len(written) <= size
     return written
 
 
@@ -131,5 +133,4 @@ def test_other_data_is_no_aggregate(data: bytes) -> None:
 
 
 def test_what_an_aggregate_takes_is_never_underestimated() -> None:
-    assert Aggregate("9" * 39).size == EMPTY_BYTES
     aggregated([(f"{number}" * 60, b"x" * 3000) for number in range(400)], "9" * 39)

@@ -48,38 +48,39 @@ class SubRecord(msgspec.Struct, frozen=True, gc=False):
 
 @final
 class Aggregate:
-    """An aggregated record that is being written; every row gets the one explicit hash key.
+    """An aggregated record that is gathered; every row gets the one explicit hash key.
 
     The Kinesis Client Library drops a whole aggregate if one row's hash key is outside the shard's range (measured).
+
+    - `partition_keys`, `rows`: what is in it, the keys in UTF-8; whoever has many appends to both.
     """
 
-    __slots__ = ("_explicit_hash_key", "_keys", "_parts", "count", "size")
+    __slots__ = ("_explicit_hash_key", "partition_keys", "rows")
 
     def __init__(self, explicit_hash_key: str) -> None:
         self._explicit_hash_key = explicit_hash_key.encode()
-        self._keys: dict[bytes, int] = {}
-        self._parts: list[bytes] = []
-        self.count = 0
-        # at most so many bytes will be written
-        self.size = EMPTY_BYTES
+        self.partition_keys: list[bytes] = []
+        self.rows: list[bytes] = []
 
     def add(self, partition_key: bytes, data: bytes) -> None:
-        """Add a row; the partition key in UTF-8."""
-        index = self._keys.setdefault(partition_key, len(self._keys))
-        length = len(data)
-        if length < _TABLE_SIZE and index < _ONE_BYTE:
-            self._parts += (_BEFORE_INDEX[length], _VARINTS[index], _BEHIND_INDEX[length], data)
-        else:
-            inner = b"\x08%b\x10\x00\x1a%b" % (_varint(index), _varint(length))
-            self._parts += (b"\x1a", _varint(len(inner) + length), inner, data)
-        self.count += 1
-        self.size += length + len(partition_key) + ROW_OVERHEAD_BYTES
+        """Add a row."""
+        self.partition_keys.append(partition_key)
+        self.rows.append(data)
 
     def finish(self) -> bytes:
-        """Return the record's data."""
-        head = [b"\x0a%b%b" % (_varint(len(key)), key) for key in self._keys]
+        """Return the record's data: at most `EMPTY_BYTES`, and for each row `ROW_OVERHEAD_BYTES` and its two parts."""
+        indexes: dict[bytes, int] = {}
+        parts: list[bytes] = []
+        for key, data in zip(self.partition_keys, self.rows, strict=True):
+            index, length = indexes.setdefault(key, len(indexes)), len(data)
+            if length < _TABLE_SIZE and index < _ONE_BYTE:
+                parts += (_BEFORE_INDEX[length], _VARINTS[index], _BEHIND_INDEX[length], data)
+            else:
+                inner = b"\x08%b\x10\x00\x1a%b" % (_varint(index), _varint(length))
+                parts += (b"\x1a", _varint(len(inner) + length), inner, data)
+        head = [b"\x0a%b%b" % (_varint(len(key)), key) for key in indexes]
         head.append(b"\x12%b%b" % (_varint(len(self._explicit_hash_key)), self._explicit_hash_key))
-        message = b"".join(head + self._parts)
+        message = b"".join(head + parts)
         return b"".join((_MAGIC, message, hashlib.md5(message, usedforsecurity=False).digest()))
 
 

@@ -12,12 +12,17 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar, final
 
-from ._aggregation import EMPTY_BYTES, ROW_OVERHEAD_BYTES, Aggregate, deaggregate
-from ._records import PutEntry, PutOutcome, Refused, Stored
+import msgspec
 
-O = TypeVar("O")  # noqa: E741 -- whoever waits for a row
+from cdc_core import OutgoingEvent
+
+from ._records import PutEntry, PutOutcome, Refused, Stored
+from ._sealing import Sealer
+
+Owner = TypeVar("Owner")
 
 MAX_REQUEST_ENTRIES: Final = 500
 """Of PutRecords (API reference)."""
@@ -27,7 +32,10 @@ DATA_FAULT_CODES: Final = frozenset(
     {"InvalidArgumentException", "SerializationException", "ValidationException"}
 )
 """What the service says where something in a request is not as it has to be."""
-_AGGREGATE_KEY: Final = "a"
+# A row's objects beside its value.
+_ROW_BYTES: Final = 200
+# Sealing a mebibyte takes 4 ms, in which the event loop does nothing else.
+_ENOUGH_BYTES: Final = 2 << 20
 # Throttling is by the second; the first pause is some round trips.
 _FIRST_PAUSE_SECONDS: Final = 0.05
 _MAX_PAUSE_SECONDS: Final = 2.0
@@ -42,33 +50,35 @@ def explicit_hash_key(bucket: int, count: int) -> str:
     return str(((2 * bucket + 1) << 127) // count)
 
 
+def held_bytes_of(row: OutgoingEvent) -> int:
+    """Return what a row counts for while it waits: about what it takes of memory."""
+    value = row.value
+    return _ROW_BYTES if value is None else _ROW_BYTES + len(value)
+
+
 @final
-class Sealed(Generic[O]):
+class Sealed(msgspec.Struct, Generic[Owner], gc=False):
     """A Kinesis record that waits or is under way, its bytes final.
 
-    - `owners`, `indexes`: of its rows: whoever waits for the row, and the row's number there.
-    - `size`: its part of a request, data and partition key; `held`: what it counts for in `Buckets.held_bytes`.
+    - `rows`: what is in it; `owners`: whoever waits for them, with how many of the rows, in order.
+    - `size`: its part of a request: data and partition key.
     - `alone`: whether it goes in a request of its own, since one that it was in was refused as a whole.
     """
 
-    __slots__ = ("alone", "bucket", "entry", "held", "indexes", "owners", "size")
-
-    def __init__(
-        self, bucket: int, entry: PutEntry, owners: list[O], indexes: list[int], size: int, held: int
-    ) -> None:
-        self.bucket, self.entry, self.owners, self.indexes = bucket, entry, owners, indexes
-        self.size, self.held = size, held
-        self.alone = False
+    bucket: int
+    entry: PutEntry
+    rows: list[OutgoingEvent]
+    owners: list[tuple[Owner, int]]
+    size: int
+    alone: bool
 
 
 @final
-class Request(Generic[O]):
+@dataclass(frozen=True, slots=True)
+class Request(Generic[Owner]):
     """Records of different buckets that leave together."""
 
-    __slots__ = ("records",)
-
-    def __init__(self, records: list[Sealed[O]]) -> None:
-        self.records = records
+    records: list[Sealed[Owner]]
 
     @property
     def entries(self) -> list[PutEntry]:
@@ -77,87 +87,80 @@ class Request(Generic[O]):
 
 
 @final
-class Settled(Generic[O]):
-    """What became of a request: what is `stored`, and rows that never will be, with the service's reason: `faulty`."""
+@dataclass(frozen=True, slots=True)
+class Faulty(Generic[Owner]):
+    """A row that can never be stored, taken out of its bucket: too large (`refused` is None), or refused by itself."""
 
-    __slots__ = ("faulty", "stored")
-
-    def __init__(self, stored: list[Sealed[O]], faulty: list[tuple[Sealed[O], Refused]]) -> None:
-        self.stored, self.faulty = stored, faulty
+    row: OutgoingEvent
+    owner: Owner
+    size: int
+    refused: Refused | None = None
 
 
 @final
-class Buckets(Generic[O]):
+@dataclass(frozen=True, slots=True)
+class Settled(Generic[Owner]):
+    """What became of a request: what is `stored`, and rows that never will be."""
+
+    stored: list[Sealed[Owner]] = field(default_factory=list[Sealed[Owner]])
+    faulty: list[Faulty[Owner]] = field(default_factory=list[Faulty[Owner]])
+
+
+@final
+class Buckets(Generic[Owner]):
     """The rows of all buckets, on their way into requests.
 
     - `count`: of the buckets.
-    - `max_aggregate_bytes`: of an aggregated record; 0 for a record for each row.
     - `max_requests`: under way at once.
     - `rng`: of the pauses' jitter.
+
+    `oversize` gathers the rows that turned out to be too large for the stream; whoever calls `take` empties it.
     """
 
     def __init__(
-        self, count: int, *, max_aggregate_bytes: int, max_requests: int, rng: random.Random | None = None
+        self, count: int, sealer: Sealer, *, max_requests: int, rng: random.Random | None = None
     ) -> None:
-        self._buckets = [_Bucket[O](number, explicit_hash_key(number, count)) for number in range(count)]
-        self._max_aggregate_bytes = max_aggregate_bytes
+        self._buckets = [_Bucket[Owner](number, explicit_hash_key(number, count)) for number in range(count)]
+        self._sealer = sealer
         self._max_requests = max_requests
         self._random = rng or random.Random()
         self._worth_entries = min(count, MAX_REQUEST_ENTRIES) * 3 // 4
         # Each bucket with rows is in one of these, or in a request: ready by age, pausing by the end of its pause.
-        self._ready: deque[_Bucket[O]] = deque()
-        self._pausing: list[tuple[float, int, _Bucket[O]]] = []
+        self._ready: deque[_Bucket[Owner]] = deque()
+        self._pausing: list[tuple[float, int, _Bucket[Owner]]] = []
         self._requests = 0
         self.held_bytes = 0
+        self.oversize: list[Faulty[Owner]] = []
 
     @property
     def in_flight(self) -> int:
         """How many requests are under way."""
         return self._requests
 
-    def add(self, bucket: int, key: bytes, data: bytes, owner: O, index: int, now: float) -> None:
-        """Take a row at the end of its bucket; `key` is its partition key in UTF-8."""
+    def add(self, bucket: int, rows: Sequence[OutgoingEvent], owner: Owner, now: float) -> None:
+        """Take rows at the end of their bucket, in order."""
         to = self._buckets[bucket]
-        size = len(data) + len(key) + ROW_OVERHEAD_BYTES
-        self.held_bytes += size
-        limit = self._max_aggregate_bytes
-        if size + EMPTY_BYTES <= limit:
-            aggregate = to.aggregate
-            if aggregate is None or aggregate.size + size > limit:
-                aggregate = to.begin()
-            aggregate.add(key, data)
-            if aggregate.count == 1:
-                to.first_key, to.first_data = key, data
-            to.owners.append(owner)
-            to.indexes.append(index)
-        else:
-            to.seal()
-            entry = PutEntry(data, key.decode(), to.hash_key)
-            to.waiting.append(Sealed(bucket, entry, [owner], [index], size - ROW_OVERHEAD_BYTES, size))
+        to.rows.extend(rows)
+        to.owners.append((owner, len(rows)))
+        self.held_bytes += sum(map(held_bytes_of, rows))
         if to.idle:
             to.idle = False
             to.ready_at = now
             self._ready.append(to)
 
-    def take(self, now: float) -> Request[O] | None:
+    def take(self, now: float) -> Request[Owner] | None:
         """Return the next request that may leave now; its buckets are not touched before it is resolved."""
-        self._end_pauses(now)
+        while self._pausing and self._pausing[0][0] <= now:
+            ended_at, _, bucket = heapq.heappop(self._pausing)
+            bucket.ready_at = ended_at
+            self._ready.append(bucket)
         if not self._ready or self._requests >= self._max_requests:
             return None
         if self._requests and not self._worth_a_request(now):
             return None
-        records: list[Sealed[O]] = []
-        size = 0
-        ready = self._ready
-        while ready and len(records) < MAX_REQUEST_ENTRIES:
-            record = ready[0].front()
-            if records and (size + record.size > MAX_REQUEST_BYTES or record.alone):
-                break
-            ready.popleft()
-            records.append(record)
-            size += record.size
-            if record.alone:
-                break
+        records = self._gather()
+        if not records:  # all that was ready was too large
+            return None
         self._requests += 1
         return Request(records)
 
@@ -170,163 +173,156 @@ class Buckets(Generic[O]):
             times.append(self._ready[0].ready_at + (_COMPANY_SECONDS if self._requests else 0.0))
         return min(times, default=None)
 
-    def settle(self, request: Request[O], outcomes: Sequence[PutOutcome], now: float) -> Settled[O]:
+    def settle(self, request: Request[Owner], outcomes: Sequence[PutOutcome], now: float) -> Settled[Owner]:
         """Resolve a request by the service's answer; what was refused for now pauses, each record by itself."""
         self._requests -= 1
-        settled = Settled[O]([], [])
+        settled: Settled[Owner] = Settled()
         for record, outcome in zip(request.records, outcomes, strict=True):
-            if outcome.__class__ is Stored:
+            if isinstance(outcome, Stored):
                 settled.stored.append(record)
                 self._done(record, now)
-            elif isinstance(outcome, Refused) and outcome.code in DATA_FAULT_CODES:
-                if self._taken_apart(record, now):
-                    settled.faulty.append((record, outcome))
+            elif outcome.code in DATA_FAULT_CODES:
+                settled.faulty.extend(self._taken_apart(record, outcome, now))
             else:
                 self._pause(self._buckets[record.bucket], now, self._random.uniform(0.5, 1.5))
         return settled
 
-    def lose(self, request: Request[O], now: float) -> None:
+    def lose(self, request: Request[Owner], now: float) -> None:
         """Resolve a request that nothing is known of, or that was refused for now: all of it pauses, together."""
         self._requests -= 1
         jitter = self._random.uniform(0.5, 1.5)
         for record in request.records:
             self._pause(self._buckets[record.bucket], now, jitter)
 
-    def isolate(self, request: Request[O], now: float) -> Sealed[O] | None:
+    def isolate(self, request: Request[Owner], refused: Refused, now: float) -> Settled[Owner]:
         """Resolve a request that was refused for good, maybe for one row of it.
 
         Its records go again, each in a request of its own; the rows of an aggregate as records of their own. If it
-        was one row, that is taken out and returned.
+        was one row, that is the faulty one.
         """
         self._requests -= 1
-        if len(request.records) > 1:
-            for record in request.records:
-                record.alone = True
-            self._make_ready((self._buckets[record.bucket] for record in request.records), now)
-            return None
-        record = request.records[0]
-        return record if self._taken_apart(record, now) else None
+        if len(request.records) == 1:
+            return Settled([], self._taken_apart(request.records[0], refused, now))
+        for record in request.records:
+            record.alone = True
+            self._make_ready(self._buckets[record.bucket], now)
+        return Settled()
 
-    def unresolved(self) -> Iterable[O]:
+    def unresolved(self) -> Iterable[Owner]:
         """Return who waits for a row, maybe several times."""
         for bucket in self._buckets:
-            yield from bucket.owners
-            for record in bucket.waiting:
-                yield from record.owners
-
-    def _taken_apart(self, record: Sealed[O], now: float) -> bool:
-        """Put an aggregate's rows in its place; or take a single row out, and return True."""
-        if len(record.owners) > 1:
-            self._buckets[record.bucket].split(record)
-            self._make_ready([self._buckets[record.bucket]], now)
-            return False
-        self._done(record, now)
-        return True
+            for owner, _ in bucket.owners:
+                yield owner
+            if bucket.sealed is not None:
+                for owner, _ in bucket.sealed.owners:
+                    yield owner
 
     def _worth_a_request(self, now: float) -> bool:
         ready = self._ready
         if len(ready) >= self._worth_entries or now >= ready[0].ready_at + _COMPANY_SECONDS:
             return True
+        # few buckets with much in them
+        return sum(bucket.waiting_bytes() for bucket in ready) >= _WORTH_BYTES
+
+    def _gather(self) -> list[Sealed[Owner]]:
+        records: list[Sealed[Owner]] = []
         size = 0
-        for bucket in ready:
-            size += bucket.front_bytes()
-            if size >= _WORTH_BYTES:
-                return True
-        return False
+        ready = self._ready
+        while ready and len(records) < MAX_REQUEST_ENTRIES and size < _ENOUGH_BYTES:
+            record = self._front(ready[0])
+            if record is None:
+                ready.popleft()
+                continue
+            if records and (size + record.size > MAX_REQUEST_BYTES or record.alone):
+                break
+            ready.popleft()
+            records.append(record)
+            size += record.size
+            if record.alone:
+                break
+        return records
 
-    def _end_pauses(self, now: float) -> None:
-        while self._pausing and self._pausing[0][0] <= now:
-            ended_at, _, bucket = heapq.heappop(self._pausing)
-            bucket.ready_at = ended_at
-            self._ready.append(bucket)
+    def _front(self, bucket: _Bucket[Owner]) -> Sealed[Owner] | None:
+        """Return the record that a bucket sends next; None where all its rows were too large."""
+        while bucket.sealed is None and bucket.rows:
+            single = bucket.singles > 0
+            entry, rows, size = self._sealer.seal(bucket.rows, bucket.number, bucket.hash_key, single=single)
+            owners = bucket.take_owners(len(rows))
+            bucket.singles -= single
+            if entry is not None:
+                bucket.sealed = Sealed(bucket.number, entry, rows, owners, size, single)
+                return bucket.sealed
+            self.held_bytes -= held_bytes_of(rows[0])
+            self.oversize.append(Faulty(rows[0], owners[0][0], size))
+        bucket.idle = bucket.sealed is None
+        return bucket.sealed
 
-    def _pause(self, bucket: _Bucket[O], now: float, jitter: float) -> None:
+    def _taken_apart(self, record: Sealed[Owner], refused: Refused, now: float) -> list[Faulty[Owner]]:
+        """Put an aggregate's rows back, to go one by one; or take a single row out, and return it."""
+        if len(record.rows) == 1:
+            self._done(record, now)
+            return [Faulty(record.rows[0], record.owners[0][0], record.size, refused)]
+        bucket = self._buckets[record.bucket]
+        bucket.rows.extendleft(reversed(record.rows))
+        bucket.owners.extendleft(reversed(record.owners))
+        bucket.singles = len(record.rows)
+        bucket.sealed = None
+        self._make_ready(bucket, now)
+        return []
+
+    def _pause(self, bucket: _Bucket[Owner], now: float, jitter: float) -> None:
         heapq.heappush(self._pausing, (now + bucket.pause * jitter, bucket.number, bucket))
         bucket.pause = min(2 * bucket.pause, _MAX_PAUSE_SECONDS)
 
-    def _done(self, record: Sealed[O], now: float) -> None:
+    def _done(self, record: Sealed[Owner], now: float) -> None:
         bucket = self._buckets[record.bucket]
-        bucket.waiting.popleft()
+        bucket.sealed = None
         bucket.pause = _FIRST_PAUSE_SECONDS
-        self.held_bytes -= record.held
-        if bucket.waiting or bucket.aggregate is not None:
-            bucket.ready_at = now
-            self._ready.append(bucket)
+        self.held_bytes -= sum(map(held_bytes_of, record.rows))
+        if bucket.rows:
+            self._make_ready(bucket, now)
         else:
             bucket.idle = True
 
-    def _make_ready(self, buckets: Iterable[_Bucket[O]], now: float) -> None:
-        for bucket in buckets:
-            bucket.ready_at = now
-            self._ready.append(bucket)
+    def _make_ready(self, bucket: _Bucket[Owner], now: float) -> None:
+        bucket.ready_at = now
+        self._ready.append(bucket)
 
 
 @final
-class _Bucket(Generic[O]):
-    """One bucket: sealed records by age, of which the first may be under way, then rows that gather in an aggregate."""
+class _Bucket(Generic[Owner]):
+    """One bucket: the record that is sealed, and maybe under way, and the rows behind it.
 
-    __slots__ = (
-        "aggregate",
-        "first_data",
-        "first_key",
-        "hash_key",
-        "idle",
-        "indexes",
-        "number",
-        "owners",
-        "pause",
-        "ready_at",
-        "waiting",
-    )
+    - `singles`: so many of the rows are each to be a record of its own, in a request of its own.
+    """
+
+    __slots__ = ("hash_key", "idle", "number", "owners", "pause", "ready_at", "rows", "sealed", "singles")
 
     def __init__(self, number: int, hash_key: str) -> None:
         self.number = number
         self.hash_key = hash_key
-        self.waiting: deque[Sealed[O]] = deque()
-        self.aggregate: Aggregate | None = None
-        self.first_key = self.first_data = b""
-        self.owners: list[O] = []
-        self.indexes: list[int] = []
+        self.sealed: Sealed[Owner] | None = None
+        self.rows: deque[OutgoingEvent] = deque()
+        self.owners: deque[tuple[Owner, int]] = deque()
+        self.singles = 0
         self.idle = True
         self.ready_at = 0.0
         self.pause = _FIRST_PAUSE_SECONDS
 
-    def begin(self) -> Aggregate:
-        self.seal()
-        self.aggregate = Aggregate(self.hash_key)
-        return self.aggregate
+    def waiting_bytes(self) -> int:
+        """Return about how much it would send; the rows of a bucket are taken to be alike."""
+        if self.sealed is not None:
+            return self.sealed.size
+        return len(self.rows) * held_bytes_of(self.rows[0])
 
-    def front(self) -> Sealed[O]:
-        if not self.waiting:
-            self.seal()
-        return self.waiting[0]
-
-    def front_bytes(self) -> int:
-        if self.waiting:
-            return self.waiting[0].size
-        return 0 if self.aggregate is None else self.aggregate.size
-
-    def seal(self) -> None:
-        aggregate = self.aggregate
-        if aggregate is None:
-            return
-        if aggregate.count == 1:  # then the KPL does not aggregate either
-            entry = PutEntry(self.first_data, self.first_key.decode(), self.hash_key)
-        else:
-            # as the KPL does: the partition key of an aggregate decides nothing
-            entry = PutEntry(aggregate.finish(), _AGGREGATE_KEY, self.hash_key)
-        held = aggregate.size - EMPTY_BYTES
-        size = len(entry.data) + max(1, len(self.first_key))
-        self.waiting.append(Sealed(self.number, entry, self.owners, self.indexes, size, held))
-        self.aggregate, self.owners, self.indexes = None, [], []
-
-    def split(self, record: Sealed[O]) -> None:
-        """Put the rows of the first record, an aggregate, in its place."""
-        rows = deaggregate(record.entry.data) or []
-        self.waiting.popleft()
-        for row, owner, index in reversed(list(zip(rows, record.owners, record.indexes, strict=True))):
-            entry = PutEntry(row.data, row.partition_key, self.hash_key)
-            size = len(row.data) + len(row.partition_key.encode())
-            alone = Sealed(self.number, entry, [owner], [index], size, size + ROW_OVERHEAD_BYTES)
-            alone.alone = True
-            self.waiting.appendleft(alone)
+    def take_owners(self, count: int) -> list[tuple[Owner, int]]:
+        """Take those of the first rows."""
+        taken: list[tuple[Owner, int]] = []
+        while count:
+            owner, rows = self.owners.popleft()
+            if rows > count:
+                self.owners.appendleft((owner, rows - count))
+                rows = count
+            taken.append((owner, rows))
+            count -= rows
+        return taken

@@ -38,6 +38,7 @@ from cdc_core import (
 
 # `,"00000132"]}`, the number counting from the comma (or brace) before "cdc" to the end
 _TAIL_BYTES: Final = 13
+_OPEN, _CLOSE = b"{}"
 _SIZE: Final = slice(-11, -3)
 _START: Final = b'"cdc":['
 _OPERATIONS: Final = {operation.value: operation for operation in Operation}
@@ -78,11 +79,11 @@ class RecordEncoder:
         else:
             shared = self._look_up(epoch, table, op)
         key, value = event.key, event.value
-        if key is None or key[:1] != b"{" or key[-1:] != b"}":
+        if not key or key[0] != _OPEN or key[-1] != _CLOSE:
             key = _in_base64(key)
         related_key = _NO_RELATED_KEY if event.related_key is None else _related_key(event.related_key)
         size = len(head) + len(key) + len(related_key) + len(shared) + _FIXED_BYTES
-        if value is not None and value[:1] == b"{" and value[-1:] == b"}" and len(value) > 2:
+        if value is not None and len(value) > 2 and value[0] == _OPEN and value[-1] == _CLOSE:
             tail = _TAILS[size] if size < _TAIL_COUNT else b',"%08d"]}' % size
             return b"".join((value[:-1], b',"cdc":', head[:-1], b",", key, related_key, shared, tail))
         other = _in_base64(value)

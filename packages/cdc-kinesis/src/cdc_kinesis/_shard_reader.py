@@ -160,6 +160,9 @@ class ShardReader:
     async def _is_complete(self, page: Page) -> bool:
         """Say whether a page follows what was read before; False where reading must go on from the oldest record.
 
+        So must the end of a shard: a closed one outlives its records (it goes a retention after its closing), and is
+        at its end as well where they were trimmed before they were read.
+
         The first record behind a checkpoint is the checkpoint's own: the iterator stands AT it, since the row of a
         lease does not say whether its record holds more rows. Where that record is gone, others may be as well.
 
@@ -168,13 +171,14 @@ class ShardReader:
         """
         checkpoint = self._start.checkpoint
         if self._last is not None or checkpoint is None:
-            if page.records and self._last is not None:
-                await self._retention.check(self._last, page.records[0].sequence_number)
+            if self._last is not None and (page.records or page.next_iterator is None):
+                following = page.records[0].sequence_number if page.records else None
+                await self._retention.check(self._last, following)
             return True
         first = page.records[0].sequence_number if page.records else None
         if first == checkpoint.sequence_number:
             return True
-        if first is None:
+        if first is None and page.next_iterator is not None:
             # an empty page says nothing: the next one may hold it
             is_over = self._retention.is_over(page.millis_behind_latest)
             self._empty_pages = self._empty_pages + 1 if is_over else 0
