@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from service_model import ServiceModel, first_occurrences, kept_by_a_consumer_with_a_mark
 
 from cdc_core import ChangeIdentity, Epoch, OutgoingEvent
-from cdc_kinesis._buckets import MAX_REQUEST_ENTRIES, Buckets, Request, Sealed, explicit_hash_key
+from cdc_kinesis._buckets import MAX_REQUEST_ENTRIES, Buckets, Request, Row, Sealed, explicit_hash_key
 from cdc_kinesis._record_data import encode_record
 from cdc_kinesis._records import PutEntry, Refused, Stored
-from cdc_kinesis._sealing import Sealer
 
 COUNT = 8
 ROUND_TRIP_SECONDS = 0.015
@@ -25,14 +24,15 @@ STORED = Stored("shardId-000000000000", "1")
 
 EPOCH = Epoch("7012345678901234567", 1, "shop", "0")
 
-Rows = Sequence[tuple[int, OutgoingEvent]]
+Rows = Sequence[tuple[int, Row[int]]]
 """Buckets and rows; the number of a row is its identity's ordinal."""
 
 
-def row(number: int, value: bytes = b"{}") -> OutgoingEvent:
-    return OutgoingEvent(
+def row(number: int, value: bytes = b"{}") -> Row[int]:
+    event = OutgoingEvent(
         key=b"key", value=value, op=None, table=None, identity=ChangeIdentity(EPOCH, 1, number)
     )
+    return Row(b"key", encode_record(event, bucket=0), number, 0)
 
 
 def rows_of(count: int, rng: random.Random) -> Rows:
@@ -40,8 +40,12 @@ def rows_of(count: int, rng: random.Random) -> Rows:
 
 
 def make(*, aggregate: bool, count: int = COUNT, max_requests: int = 4, seed: int = 0) -> Buckets[int]:
-    sealer = Sealer(max_aggregate_bytes=700 if aggregate else 0, max_record_bytes=10 << 20)
-    return Buckets(count, sealer, max_requests=max_requests, rng=random.Random(seed))
+    return Buckets(
+        count,
+        max_aggregate_bytes=700 if aggregate else 0,
+        max_requests=max_requests,
+        rng=random.Random(seed),
+    )
 
 
 def publish_all(buckets: Buckets[int], rows: Rows, service: ServiceModel, rng: random.Random) -> list[int]:
@@ -51,7 +55,7 @@ def publish_all(buckets: Buckets[int], rows: Rows, service: ServiceModel, rng: r
     answers: list[tuple[float, int, Request[int]]] = []
     for turn in range(200_000):
         for bucket, one in rows[added : added + rng.randrange(20)]:
-            buckets.add(bucket, [one], added, now)
+            buckets.add(bucket, one, now)
             added += 1
         while (request := buckets.take(now)) is not None:
             assert_disjoint(request, [one for _, _, one in answers])
@@ -75,7 +79,7 @@ def publish_all(buckets: Buckets[int], rows: Rows, service: ServiceModel, rng: r
 
 
 def owners_of(records: Sequence[Sealed[int]]) -> list[int]:
-    return [owner for record in records for owner, count in record.owners for _ in range(count)]
+    return [one.owner for record in records for one in record.rows]
 
 
 def assert_disjoint(request: Request[int], others: Sequence[Request[int]]) -> None:
@@ -150,9 +154,9 @@ def resend_suffix(rows: Rows, service: ServiceModel) -> None:
         queue.extendleft(reversed(batch[first:]))
 
 
-def entry_of(sent: tuple[int, OutgoingEvent]) -> PutEntry:
-    bucket, event = sent
-    return PutEntry(encode_record(event, bucket=bucket), "key", explicit_hash_key(bucket, COUNT))
+def entry_of(sent: tuple[int, Row[int]]) -> PutEntry:
+    bucket, one = sent
+    return PutEntry(one.data, "key", explicit_hash_key(bucket, COUNT))
 
 
 @pytest.mark.parametrize("scheme", [retry_first, resend_suffix])
@@ -176,12 +180,13 @@ def test_the_usual_schemes_pass_where_nothing_fails(scheme: Scheme) -> None:
 
 def test_a_refused_record_holds_back_its_bucket_alone_and_goes_again_with_the_same_bytes() -> None:
     buckets = make(aggregate=True)
-    buckets.add(0, [row(0), row(1)], 0, 0.0)
-    buckets.add(1, [row(9)], 9, 0.0)
+    for number in range(2):
+        buckets.add(0, row(number), 0.0)
+    buckets.add(1, row(9), 0.0)
     first = taken(buckets, 0.0)
     sent = {record.bucket: record.entry for record in first.records}
-    buckets.add(0, [row(3)], 3, 0.0)
-    buckets.add(1, [row(10)], 10, 0.0)
+    buckets.add(0, row(3), 0.0)
+    buckets.add(1, row(10), 0.0)
     outcomes = [REFUSED if record.bucket == 0 else STORED for record in first.records]
     assert owners_of(buckets.settle(first, outcomes, 0.0).stored) == [9]
     assert owners_of(taken(buckets, 0.0).records) == [10]
@@ -194,7 +199,7 @@ def test_a_refused_record_holds_back_its_bucket_alone_and_goes_again_with_the_sa
 
 def test_pauses_double_up_to_two_seconds_and_begin_anew_after_a_success() -> None:
     buckets = make(aggregate=False)
-    buckets.add(0, [row(0)], 1, 0.0)
+    buckets.add(0, row(0), 0.0)
     now, pauses = 0.0, list[float]()
     for _ in range(9):
         buckets.settle(taken(buckets, now), [REFUSED], now)
@@ -206,7 +211,7 @@ def test_pauses_double_up_to_two_seconds_and_begin_anew_after_a_success() -> Non
         nominal = min(0.05 * 2**number, 2.0)
         assert 0.5 * nominal <= pause <= 1.5 * nominal
     buckets.settle(taken(buckets, now), [STORED], now)
-    buckets.add(0, [row(1)], 2, now)
+    buckets.add(0, row(1), now)
     buckets.settle(taken(buckets, now), [REFUSED], now)
     at = buckets.next_time()
     assert at is not None
@@ -216,11 +221,11 @@ def test_pauses_double_up_to_two_seconds_and_begin_anew_after_a_success() -> Non
 def test_a_request_holds_five_hundred_records_of_ten_mebibytes_at_most() -> None:
     buckets = make(aggregate=False, count=1024, max_requests=9)
     for number in range(1024):
-        buckets.add(number, [row(number)], number, 0.0)
+        buckets.add(number, row(number), 0.0)
     assert [len(request.records) for request in all_taken(buckets, 1.0)] == [500, 500, 24]
     buckets = make(aggregate=False, max_requests=9)
-    buckets.add(0, [row(0, large_value(2000))], 0, 0.0)
-    buckets.add(1, [row(1, large_value(10 << 20))], 1, 0.0)
+    buckets.add(0, row(0, large_value(2000)), 0.0)
+    buckets.add(1, row(1, large_value(10 << 20)), 0.0)
     requests = all_taken(buckets, 1.0)
     assert [len(request.records) for request in requests] == [1, 1]
     assert requests[1].records[0].size <= 10 << 20
@@ -233,9 +238,9 @@ def large_value(record_bytes: int) -> bytes:
 
 def test_the_first_request_leaves_at_once_and_a_small_one_beside_it_waits_for_company() -> None:
     buckets = make(aggregate=True)
-    buckets.add(0, [row(0)], 1, 0.0)
+    buckets.add(0, row(0), 0.0)
     assert buckets.take(0.0) is not None
-    buckets.add(1, [row(1)], 2, 0.001)
+    buckets.add(1, row(1), 0.001)
     assert buckets.take(0.001) is None
     at = buckets.next_time()
     assert at is not None
@@ -245,16 +250,16 @@ def test_the_first_request_leaves_at_once_and_a_small_one_beside_it_waits_for_co
 
 def test_a_large_request_beside_another_leaves_at_once() -> None:
     buckets = make(aggregate=True)
-    buckets.add(0, [row(0)], 1, 0.0)
+    buckets.add(0, row(0), 0.0)
     assert buckets.take(0.0) is not None
-    buckets.add(1, [row(1, large_value(2 << 20))], 2, 0.0)
+    buckets.add(1, row(1, large_value(2 << 20)), 0.0)
     assert buckets.take(0.0) is not None
 
 
 def test_no_more_requests_are_under_way_than_allowed() -> None:
     buckets = make(aggregate=False, max_requests=2)
     for number in range(3):
-        buckets.add(number, [row(number)], number, float(number))
+        buckets.add(number, row(number), float(number))
         buckets.take(float(number))
     assert buckets.in_flight == 2
     assert buckets.next_time() is None
@@ -263,11 +268,11 @@ def test_no_more_requests_are_under_way_than_allowed() -> None:
 @pytest.mark.parametrize("by_entry", [False, True])
 def test_what_is_refused_for_one_row_is_taken_apart_down_to_the_row(by_entry: bool) -> None:
     buckets = make(aggregate=True)
-    buckets.add(0, [row(0), row(1, b'{"bad":1}'), row(2)], 0, 0.0)
-    buckets.add(1, [row(3), row(4)], 1, 0.0)
+    for number in range(5):
+        buckets.add(number // 3, row(number, b'{"bad":1}' if number == 1 else b"{}"), 0.0)
     fault = Refused("ValidationException", "bad")
     stored: list[int] = []
-    faulty: list[OutgoingEvent] = []
+    faulty: list[int] = []
     now = 0.0
     while (request := buckets.take(now)) is not None:
         now += 1.0
@@ -276,37 +281,23 @@ def test_what_is_refused_for_one_row_is_taken_apart_down_to_the_row(by_entry: bo
             settled = buckets.isolate(request, fault, now)
         else:
             settled = buckets.settle(request, [fault if one else STORED for one in bad], now)
-        faulty += [one.row for one in settled.faulty]
-        stored += [number_of_row(one) for record in settled.stored for one in record.rows]
-    assert [number_of_row(one) for one in faulty] == [1]
+        faulty += [one.owner for one, _ in settled.faulty]
+        stored += owners_of(settled.stored)
+    assert faulty == [1]
     assert sorted(stored) == [0, 2, 3, 4]
     assert [number for number in stored if number < 3] == [0, 2]
     assert buckets.held_bytes == 0
 
 
-def number_of_row(one: OutgoingEvent) -> int:
-    assert isinstance(one.identity, ChangeIdentity)
-    return one.identity.ordinal
-
-
 def test_a_row_larger_than_an_aggregate_is_a_record_of_its_own_in_its_place() -> None:
     buckets = make(aggregate=True)
-    buckets.add(0, [row(0), row(1), row(2, large_value(2000)), row(3), row(4)], 7, 0.0)
+    for number in range(5):
+        buckets.add(0, row(number, large_value(2000) if number == 2 else b"{}"), 0.0)
     order: list[list[int]] = []
     while (request := buckets.take(0.0)) is not None:
         settled = buckets.settle(request, [STORED], 0.0)
-        order += [[number_of_row(one) for one in record.rows] for record in settled.stored]
+        order += [owners_of([record]) for record in settled.stored]
     assert order == [[0, 1], [2], [3, 4]]
-
-
-def test_a_row_larger_than_the_stream_takes_is_set_aside_and_its_bucket_goes_on() -> None:
-    buckets = make(aggregate=True)
-    buckets.add(0, [row(0, large_value(11 << 20))], 1, 0.0)
-    buckets.add(0, [row(1)], 2, 0.0)
-    buckets.add(1, [row(2, large_value(11 << 20))], 3, 0.0)
-    assert owners_of(taken(buckets, 0.0).records) == [2]
-    assert [one.owner for one in buckets.oversize] == [1, 3]
-    assert all(one.size > 10 << 20 for one in buckets.oversize)
 
 
 def test_a_hash_key_is_the_middle_of_the_buckets_share() -> None:
@@ -330,6 +321,6 @@ def all_taken(buckets: Buckets[int], now: float) -> list[Request[int]]:
 def test_what_waits_is_known_by_its_owners() -> None:
     buckets = make(aggregate=True)
     for number in range(3):
-        buckets.add(number % 2, [row(number, large_value(800))], number, 0.0)
+        buckets.add(number % 2, row(number, large_value(800)), 0.0)
     assert owners_of(taken(buckets, 0.0).records) == [0, 1]
     assert set(buckets.unresolved()) == {0, 1, 2}

@@ -35,9 +35,8 @@ from cdc_kinesis import AwsAccessError, KinesisConfig
 from cdc_kinesis._aggregation import deaggregate
 from cdc_kinesis._aws import Aws
 from cdc_kinesis._buckets import explicit_hash_key
-from cdc_kinesis._publisher import open_publisher
+from cdc_kinesis._publisher import open_publisher, partition_key
 from cdc_kinesis._record_data import RecordDecoder
-from cdc_kinesis._sealing import partition_key
 from cdc_testing.servers.kinesis import (
     Drop,
     Durations,

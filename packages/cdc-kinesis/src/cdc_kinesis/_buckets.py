@@ -17,10 +17,8 @@ from typing import Final, Generic, TypeVar, final
 
 import msgspec
 
-from cdc_core import OutgoingEvent
-
+from ._aggregation import aggregate
 from ._records import PutEntry, PutOutcome, Refused, Stored
-from ._sealing import Sealer
 
 Owner = TypeVar("Owner")
 
@@ -32,10 +30,12 @@ DATA_FAULT_CODES: Final = frozenset(
     {"InvalidArgumentException", "SerializationException", "ValidationException"}
 )
 """What the service says where something in a request is not as it has to be."""
-# A row's objects beside its value.
-_ROW_BYTES: Final = 200
-# Sealing a mebibyte takes 4 ms, in which the event loop does nothing else.
+# As the KPL does: the partition key of an aggregate decides nothing.
+_AGGREGATE_KEY: Final = "a"
+# Making aggregates of a mebibyte takes some 2 ms, in which the event loop does nothing else.
 _ENOUGH_BYTES: Final = 2 << 20
+# A row's objects beside its data.
+_ROW_BYTES: Final = 150
 # Throttling is by the second; the first pause is some round trips.
 _FIRST_PAUSE_SECONDS: Final = 0.05
 _MAX_PAUSE_SECONDS: Final = 2.0
@@ -50,25 +50,31 @@ def explicit_hash_key(bucket: int, count: int) -> str:
     return str(((2 * bucket + 1) << 127) // count)
 
 
-def held_bytes_of(row: OutgoingEvent) -> int:
-    """Return what a row counts for while it waits: about what it takes of memory."""
-    value = row.value
-    return _ROW_BYTES if value is None else _ROW_BYTES + len(value)
+@final
+class Row(msgspec.Struct, Generic[Owner], frozen=True, gc=False):
+    """A row as it goes into a record.
+
+    - `key`: its partition key in UTF-8; `data`: its record, or part of one.
+    - `owner`: whoever waits for it; `index`: its number there.
+    """
+
+    key: bytes
+    data: bytes
+    owner: Owner
+    index: int
 
 
 @final
 class Sealed(msgspec.Struct, Generic[Owner], gc=False):
     """A Kinesis record that waits or is under way, its bytes final.
 
-    - `rows`: what is in it; `owners`: whoever waits for them, with how many of the rows, in order.
     - `size`: its part of a request: data and partition key.
     - `alone`: whether it goes in a request of its own, since one that it was in was refused as a whole.
     """
 
     bucket: int
     entry: PutEntry
-    rows: list[OutgoingEvent]
-    owners: list[tuple[Owner, int]]
+    rows: list[Row[Owner]]
     size: int
     alone: bool
 
@@ -88,22 +94,11 @@ class Request(Generic[Owner]):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Faulty(Generic[Owner]):
-    """A row that can never be stored, taken out of its bucket: too large (`refused` is None), or refused by itself."""
-
-    row: OutgoingEvent
-    owner: Owner
-    size: int
-    refused: Refused | None = None
-
-
-@final
-@dataclass(frozen=True, slots=True)
 class Settled(Generic[Owner]):
-    """What became of a request: what is `stored`, and rows that never will be."""
+    """What became of a request: what is `stored`, and rows that never will be, each with the service's reason."""
 
     stored: list[Sealed[Owner]] = field(default_factory=list[Sealed[Owner]])
-    faulty: list[Faulty[Owner]] = field(default_factory=list[Faulty[Owner]])
+    faulty: list[tuple[Row[Owner], Refused]] = field(default_factory=list[tuple[Row[Owner], Refused]])
 
 
 @final
@@ -111,17 +106,16 @@ class Buckets(Generic[Owner]):
     """The rows of all buckets, on their way into requests.
 
     - `count`: of the buckets.
+    - `max_aggregate_bytes`: of an aggregated record; 0 for a record for each row.
     - `max_requests`: under way at once.
     - `rng`: of the pauses' jitter.
-
-    `oversize` gathers the rows that turned out to be too large for the stream; whoever calls `take` empties it.
     """
 
     def __init__(
-        self, count: int, sealer: Sealer, *, max_requests: int, rng: random.Random | None = None
+        self, count: int, *, max_aggregate_bytes: int, max_requests: int, rng: random.Random | None = None
     ) -> None:
         self._buckets = [_Bucket[Owner](number, explicit_hash_key(number, count)) for number in range(count)]
-        self._sealer = sealer
+        self._max_aggregate_bytes = max_aggregate_bytes
         self._max_requests = max_requests
         self._random = rng or random.Random()
         self._worth_entries = min(count, MAX_REQUEST_ENTRIES) * 3 // 4
@@ -130,39 +124,32 @@ class Buckets(Generic[Owner]):
         self._pausing: list[tuple[float, int, _Bucket[Owner]]] = []
         self._requests = 0
         self.held_bytes = 0
-        self.oversize: list[Faulty[Owner]] = []
 
     @property
     def in_flight(self) -> int:
         """How many requests are under way."""
         return self._requests
 
-    def add(self, bucket: int, rows: Sequence[OutgoingEvent], owner: Owner, now: float) -> None:
-        """Take rows at the end of their bucket, in order."""
+    def add(self, bucket: int, row: Row[Owner], now: float) -> None:
+        """Take a row at the end of its bucket."""
         to = self._buckets[bucket]
-        to.rows.extend(rows)
-        to.owners.append((owner, len(rows)))
-        self.held_bytes += sum(map(held_bytes_of, rows))
+        to.rows.append(row)
+        self.held_bytes += len(row.data) + _ROW_BYTES
         if to.idle:
             to.idle = False
-            to.ready_at = now
-            self._ready.append(to)
+            self._make_ready(to, now)
 
     def take(self, now: float) -> Request[Owner] | None:
         """Return the next request that may leave now; its buckets are not touched before it is resolved."""
         while self._pausing and self._pausing[0][0] <= now:
             ended_at, _, bucket = heapq.heappop(self._pausing)
-            bucket.ready_at = ended_at
-            self._ready.append(bucket)
+            self._make_ready(bucket, ended_at)
         if not self._ready or self._requests >= self._max_requests:
             return None
         if self._requests and not self._worth_a_request(now):
             return None
-        records = self._gather()
-        if not records:  # all that was ready was too large
-            return None
         self._requests += 1
-        return Request(records)
+        return Request(self._gather())
 
     def next_time(self) -> float | None:
         """Return when `take` may have something that it has not now, without `add` or a resolved request."""
@@ -211,28 +198,25 @@ class Buckets(Generic[Owner]):
     def unresolved(self) -> Iterable[Owner]:
         """Return who waits for a row, maybe several times."""
         for bucket in self._buckets:
-            for owner, _ in bucket.owners:
-                yield owner
+            for row in bucket.rows:
+                yield row.owner
             if bucket.sealed is not None:
-                for owner, _ in bucket.sealed.owners:
-                    yield owner
+                for row in bucket.sealed.rows:
+                    yield row.owner
 
     def _worth_a_request(self, now: float) -> bool:
         ready = self._ready
         if len(ready) >= self._worth_entries or now >= ready[0].ready_at + _COMPANY_SECONDS:
             return True
         # few buckets with much in them
-        return sum(bucket.waiting_bytes() for bucket in ready) >= _WORTH_BYTES
+        return sum(bucket.waiting_bytes(self._max_aggregate_bytes) for bucket in ready) >= _WORTH_BYTES
 
     def _gather(self) -> list[Sealed[Owner]]:
         records: list[Sealed[Owner]] = []
         size = 0
         ready = self._ready
         while ready and len(records) < MAX_REQUEST_ENTRIES and size < _ENOUGH_BYTES:
-            record = self._front(ready[0])
-            if record is None:
-                ready.popleft()
-                continue
+            record = ready[0].sealed or self._seal(ready[0])
             if records and (size + record.size > MAX_REQUEST_BYTES or record.alone):
                 break
             ready.popleft()
@@ -242,29 +226,33 @@ class Buckets(Generic[Owner]):
                 break
         return records
 
-    def _front(self, bucket: _Bucket[Owner]) -> Sealed[Owner] | None:
-        """Return the record that a bucket sends next; None where all its rows were too large."""
-        while bucket.sealed is None and bucket.rows:
-            single = bucket.singles > 0
-            entry, rows, size = self._sealer.seal(bucket.rows, bucket.number, bucket.hash_key, single=single)
-            owners = bucket.take_owners(len(rows))
+    def _seal(self, bucket: _Bucket[Owner]) -> Sealed[Owner]:
+        waiting, single = bucket.rows, bucket.singles > 0
+        data, count = b"", 1
+        if self._max_aggregate_bytes and len(waiting) > 1 and not single:
+            data, count = aggregate(waiting, bucket.hash_key, max_bytes=self._max_aggregate_bytes)
+        if count > 1:
+            rows = [waiting.popleft() for _ in range(count)]
+            entry = PutEntry(data, _AGGREGATE_KEY, bucket.hash_key)
+            size = len(data) + len(_AGGREGATE_KEY)
+        else:  # the KPL does not aggregate a single row either
+            row = waiting.popleft()
+            rows = [row]
+            entry = PutEntry(row.data, row.key.decode(), bucket.hash_key)
+            size = len(row.data) + len(row.key)
             bucket.singles -= single
-            if entry is not None:
-                bucket.sealed = Sealed(bucket.number, entry, rows, owners, size, single)
-                return bucket.sealed
-            self.held_bytes -= held_bytes_of(rows[0])
-            self.oversize.append(Faulty(rows[0], owners[0][0], size))
-        bucket.idle = bucket.sealed is None
+        bucket.sealed = Sealed(bucket.number, entry, rows, size, single)
         return bucket.sealed
 
-    def _taken_apart(self, record: Sealed[Owner], refused: Refused, now: float) -> list[Faulty[Owner]]:
+    def _taken_apart(
+        self, record: Sealed[Owner], refused: Refused, now: float
+    ) -> list[tuple[Row[Owner], Refused]]:
         """Put an aggregate's rows back, to go one by one; or take a single row out, and return it."""
         if len(record.rows) == 1:
             self._done(record, now)
-            return [Faulty(record.rows[0], record.owners[0][0], record.size, refused)]
+            return [(record.rows[0], refused)]
         bucket = self._buckets[record.bucket]
         bucket.rows.extendleft(reversed(record.rows))
-        bucket.owners.extendleft(reversed(record.owners))
         bucket.singles = len(record.rows)
         bucket.sealed = None
         self._make_ready(bucket, now)
@@ -278,7 +266,8 @@ class Buckets(Generic[Owner]):
         bucket = self._buckets[record.bucket]
         bucket.sealed = None
         bucket.pause = _FIRST_PAUSE_SECONDS
-        self.held_bytes -= sum(map(held_bytes_of, record.rows))
+        for row in record.rows:
+            self.held_bytes -= len(row.data) + _ROW_BYTES
         if bucket.rows:
             self._make_ready(bucket, now)
         else:
@@ -296,33 +285,21 @@ class _Bucket(Generic[Owner]):
     - `singles`: so many of the rows are each to be a record of its own, in a request of its own.
     """
 
-    __slots__ = ("hash_key", "idle", "number", "owners", "pause", "ready_at", "rows", "sealed", "singles")
+    __slots__ = ("hash_key", "idle", "number", "pause", "ready_at", "rows", "sealed", "singles")
 
     def __init__(self, number: int, hash_key: str) -> None:
         self.number = number
         self.hash_key = hash_key
         self.sealed: Sealed[Owner] | None = None
-        self.rows: deque[OutgoingEvent] = deque()
-        self.owners: deque[tuple[Owner, int]] = deque()
+        self.rows: deque[Row[Owner]] = deque()
         self.singles = 0
         self.idle = True
         self.ready_at = 0.0
         self.pause = _FIRST_PAUSE_SECONDS
 
-    def waiting_bytes(self) -> int:
+    def waiting_bytes(self, max_aggregate_bytes: int) -> int:
         """Return about how much it would send; the rows of a bucket are taken to be alike."""
         if self.sealed is not None:
             return self.sealed.size
-        return len(self.rows) * held_bytes_of(self.rows[0])
-
-    def take_owners(self, count: int) -> list[tuple[Owner, int]]:
-        """Take those of the first rows."""
-        taken: list[tuple[Owner, int]] = []
-        while count:
-            owner, rows = self.owners.popleft()
-            if rows > count:
-                self.owners.appendleft((owner, rows - count))
-                rows = count
-            taken.append((owner, rows))
-            count -= rows
-        return taken
+        first = len(self.rows[0].data)
+        return max(first, min(max_aggregate_bytes, len(self.rows) * first))

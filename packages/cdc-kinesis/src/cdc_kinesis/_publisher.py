@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from hashlib import blake2b
 from typing import Final, final
 
 import anyio
@@ -19,23 +19,25 @@ from cdc_core import (
     NotProvisioned,
     OutgoingEvent,
     PublishError,
+    TableId,
     WalPublisher,
     bucket_of,
     open_task_group,
 )
 
 from ._aws import Aws
-from ._buckets import DATA_FAULT_CODES, MAX_REQUEST_BYTES, Buckets, Faulty, Request
+from ._buckets import DATA_FAULT_CODES, MAX_REQUEST_BYTES, Buckets, Request, Row
 from ._client import open_data_client
 from ._config import KinesisConfig
 from ._errors import RETRYABLE_CODES, AwsError, refused
 from ._inspection import BUCKETS_TAG, StreamFacts, buckets_of, inspect_stream
 from ._receipts import BatchReceipt
+from ._record_data import RecordEncoder
 from ._records import DataClient, PutOutcome, Refused
-from ._sealing import Sealer
 
 # What is accepted and not stored; enough for 256 full aggregates twice.
 _MAX_HELD_BYTES: Final = 32 << 20
+_MAX_PARTITION_KEY_CHARACTERS: Final = 256
 # Streams take less than a minute to be created.
 _MAX_CREATING_SECONDS: Final = 120.0
 _CREATING_POLL_SECONDS: Final = 0.5
@@ -92,13 +94,12 @@ class KinesisPublisher:
         self._where = {"stream": config.stream_name}
         self._bucket_count = config.bucket_count
         self._max_record_bytes = min(max_record_bytes, MAX_REQUEST_BYTES)
-        sealer = Sealer(
-            max_aggregate_bytes=0 if config.foreign_readers else config.max_aggregate_bytes,
-            max_record_bytes=self._max_record_bytes,
-        )
+        # a byte less: the partition key of an aggregate
+        most = 0 if config.foreign_readers else min(config.max_aggregate_bytes, self._max_record_bytes - 1)
         self._buckets: Buckets[BatchReceipt] = Buckets(
-            config.bucket_count, sealer, max_requests=config.max_requests_in_flight
+            config.bucket_count, max_aggregate_bytes=most, max_requests=config.max_requests_in_flight
         )
+        self._encoder = RecordEncoder()
         self._rejected_in_a_row = 0
         self._error: CdcError | None = None
         self._stopped = False
@@ -121,7 +122,7 @@ class KinesisPublisher:
             self._fence_ran_out()
         if self._error is not None:
             raise self._error
-        receipt = BatchReceipt(batch)
+        receipt = BatchReceipt(len(batch))
         if not batch:
             receipt.finish()
         self._take(batch, receipt)
@@ -154,16 +155,29 @@ class KinesisPublisher:
             self._send_what_may()
 
     def _take(self, batch: Sequence[OutgoingEvent], receipt: BatchReceipt) -> None:
-        count, crc32 = self._bucket_count, zlib.crc32
-        by_bucket: defaultdict[int, list[OutgoingEvent]] = defaultdict(list)
-        for event in batch:
+        encode, add, crc32 = self._encoder.encode, self._buckets.add, zlib.crc32
+        count, most, now = self._bucket_count, self._max_record_bytes, anyio.current_time()
+        for index, event in enumerate(batch):
             key = event.key
-            # as `bucket_of`, whose call would cost half of all that is done here
-            bucket = bucket_of(None, event.table, count) if key is None else crc32(key) % count
-            by_bucket[bucket].append(event)
-        now = anyio.current_time()
-        for bucket, rows in by_bucket.items():
-            self._buckets.add(bucket, rows, receipt, now)
+            if key and len(key) <= _MAX_PARTITION_KEY_CHARACTERS and key.isascii():
+                bucket = (
+                    crc32(key) % count
+                )  # as `bucket_of`, whose call costs a tenth of all that is done here
+            else:
+                bucket = bucket_of(key, event.table, count)
+                key = partition_key(key, event.table)
+            data = encode(event, bucket)
+            if len(data) + len(key) > most:
+                receipt.reject(index, self._oversize(len(data) + len(key)))
+            else:
+                add(bucket, Row(key, data, receipt, index), now)
+
+    def _oversize(self, size: int) -> PublishError:
+        return PublishError(
+            f"the record has {size} bytes, and the stream takes {self._max_record_bytes}",
+            where=self._where,
+            remedy="raise the stream's maximum record size (UpdateMaxRecordSize, 10 MiB at most)",
+        )
 
     def _send_what_may(self) -> None:
         if self._stopped or self._error is not None:
@@ -171,8 +185,6 @@ class KinesisPublisher:
         now = anyio.current_time()
         while (request := self._buckets.take(now)) is not None:
             self._tasks.start_soon(self._send, request)
-        while self._buckets.oversize:
-            self._reject_oversize(self._buckets.oversize.pop())
         next_time = self._buckets.next_time()
         if next_time is not None and (self._wakes_at is None or next_time < self._wakes_at):
             self._clock_moved.set()
@@ -205,8 +217,11 @@ class KinesisPublisher:
         if settled.stored:
             self._rejected_in_a_row = 0
         for record in settled.stored:
-            for receipt, rows in record.owners:
-                receipt.settle(rows)
+            for row in record.rows:
+                receipt = row.owner
+                receipt.open_rows -= 1
+                if not receipt.open_rows:
+                    receipt.finish()
         self._reject(settled.faulty)
 
     def _refused(self, request: Request[BatchReceipt], error: CdcError) -> None:
@@ -220,23 +235,14 @@ class KinesisPublisher:
             self._buckets.lose(request, now)
             self._end(f"the stream cannot be written to: {error.message}", error)
 
-    def _reject(self, faulty: Sequence[Faulty[BatchReceipt]]) -> None:
-        for one in faulty:
-            assert one.refused is not None
-            cause = refused(one.refused.code, one.refused.message, where=self._where)
+    def _reject(self, faulty: Sequence[tuple[Row[BatchReceipt], Refused]]) -> None:
+        for row, outcome in faulty:
+            cause = refused(outcome.code, outcome.message, where=self._where)
             self._rejected_in_a_row += 1
             if self._rejected_in_a_row >= _MAX_REJECTED_IN_A_ROW:
                 self._end(f"{self._rejected_in_a_row} rows in a row were refused: {cause.message}", cause)
                 return
-            one.owner.reject(one.row, cause)
-
-    def _reject_oversize(self, one: Faulty[BatchReceipt]) -> None:
-        cause = PublishError(
-            f"the record has {one.size} bytes, and the stream takes {self._max_record_bytes}",
-            where=self._where,
-            remedy="raise the stream's maximum record size (UpdateMaxRecordSize, 10 MiB at most)",
-        )
-        one.owner.reject(one.row, cause)
+            row.owner.reject(row.index, cause)
 
     def _fence_ran_out(self) -> None:
         message = "the reader may have lost its slot, so nothing more is sent"
@@ -246,6 +252,22 @@ class KinesisPublisher:
         error = PublishError(message, where=self._where, remedy=cause.remedy)
         error.__cause__ = cause
         self.fail(error)
+
+
+def partition_key(key: bytes | None, table: TableId | None) -> bytes:
+    """Return the partition key of an event, in UTF-8.
+
+    It is the text of the key where that has 1 to 256 characters (API reference of PutRecords), otherwise the key's
+    BLAKE2b in hexadecimal; without a key the table; without a table `-`. It decides nothing: the hash key does.
+    """
+    if key is None:
+        key = b"-" if table is None else str(table).encode()
+    try:
+        if 0 < len(key.decode()) <= _MAX_PARTITION_KEY_CHARACTERS:
+            return key
+    except UnicodeDecodeError:
+        pass
+    return blake2b(key, digest_size=16).hexdigest().encode()
 
 
 async def _ready_stream(config: KinesisConfig, aws: Aws) -> StreamFacts:
