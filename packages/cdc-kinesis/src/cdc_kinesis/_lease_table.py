@@ -289,7 +289,7 @@ class LeaseTable:
             where = {"table": self._table_name}
             if error.code == "ResourceNotFoundException":
                 raise NotProvisioned("the lease table does not exist", where=where) from error
-            if error.code in _AMBIGUOUS_CODES:
+            if error.code in _AMBIGUOUS_CODES or error.status >= 500:
                 raise AnswerLost(error.message, where=where) from error
             raise
 

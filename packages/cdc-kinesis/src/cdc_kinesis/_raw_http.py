@@ -22,7 +22,7 @@ from urllib3.util import Timeout, make_headers, parse_url
 
 from cdc_core import CdcError, ConfigError, redact
 
-from ._aws import Aws
+from ._aws import Aws, body_until
 from ._errors import AnswerLost, AwsAccessError, refused, translated, untrusted_certificate
 from ._version import __version__
 
@@ -114,8 +114,8 @@ class RawHttp:
         response = send(
             "POST",
             self._url if self._proxied else urlsplit(self._url).path or "/",
-            body=body,
-            headers=headers,
+            body=body_until(deadline, body),
+            headers={**headers, "Content-Length": str(len(body))},
             retries=False,
             redirect=False,
             timeout=timeout,
