@@ -70,7 +70,19 @@ _KMS: Final[Mapping[PolicyRole, tuple[str, ...]]] = {
     "provisioner": ("Decrypt", "DescribeKey"),
     "operator": ("Decrypt", "GenerateDataKey"),
 }
-_FAN_OUT: Final = ("DescribeStreamConsumer", "RegisterStreamConsumer")
+# Of the stream, and of the group's consumer: which of the two IAM looks at depends on how a call names the consumer.
+_FAN_OUT_STREAM: Final[Mapping[Role, tuple[str, ...]]] = {
+    "consumer": ("DescribeStreamConsumer",),
+    "publisher": (),
+    "provisioner": ("DeregisterStreamConsumer", "DescribeStreamConsumer", "RegisterStreamConsumer"),
+    "operator": (),
+}
+_FAN_OUT_CONSUMER: Final[Mapping[Role, tuple[str, ...]]] = {
+    "consumer": ("DescribeStreamConsumer", "SubscribeToShard"),
+    "publisher": (),
+    "provisioner": ("DeregisterStreamConsumer", "DescribeStreamConsumer"),
+    "operator": (),
+}
 _RECOVERY: Final = ("DescribeContinuousBackups", "UpdateContinuousBackups")
 
 
@@ -96,10 +108,11 @@ def minimal_policy(
     letters = f"arn:{partition}:kinesis:{place}:stream/{config.dead_letter_stream}"
     lease_table = f"arn:{partition}:dynamodb:{place}:table/{config.lease_table}"
     meta_table = f"arn:{partition}:dynamodb:{place}:table/{config.meta_table}"
-    fan_out = config.enhanced_fan_out and role == "consumer"
+    fan_out = config.enhanced_fan_out
+    consumer = f"{stream}/consumer/{config.group_id}:*"
     statements = [
-        _allow("kinesis", (*_STREAM[role], *(_FAN_OUT if fan_out else ())), stream),
-        _allow("kinesis", ("DescribeStreamConsumer", "SubscribeToShard") if fan_out else (), f"{stream}/*"),
+        _allow("kinesis", (*_STREAM[role], *(_FAN_OUT_STREAM[role] if fan_out else ())), stream),
+        _allow("kinesis", _FAN_OUT_CONSUMER[role] if fan_out else (), consumer),
         _allow("kinesis", _DEAD_LETTER_STREAM[role], letters),
     ]
     recovery = _RECOVERY if config.point_in_time_recovery and role == "provisioner" else ()
