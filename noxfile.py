@@ -204,6 +204,7 @@ def integration(session: nox.Session) -> None:
     # Before the tests, whose time is limited. Where npm or Maven is missing, the tests say what they could not run.
     for server in ("postgres", "kinesis", "dynamodb", "localstack"):
         session.run("python", "-m", f"emulators.{server}", "--fetch", success_codes=[0, 1])
+    session.run("python", "tests-integration/kcl_consumer.py", success_codes=[0, 1])
     run_pytest(session, ["python"], [ROOT / "tests-integration", ROOT / "emulators"])
 
 

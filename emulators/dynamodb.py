@@ -3,10 +3,13 @@
 `python -m emulators.dynamodb` starts it and prints its endpoint, until Ctrl-C; `--fetch` only fetches it.
 """
 
+import platform
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from cdc_testing.servers import ServerUnavailableError
 
 from ._command import run_command
 from ._maven import build_java_program
@@ -14,6 +17,8 @@ from ._process import LocalServer, Program, need_program, run_program
 
 _SOURCES = Path(__file__).parent / "java" / "dynamodb"
 NAME = "DynamoDBLocal"
+# Those that sqlite4java 1.0.392 has native libraries for.
+_MACHINES = ("x86_64", "AMD64", "i386", "i686")
 
 
 def fetch_dynamodb_local() -> Path:
@@ -22,8 +27,14 @@ def fetch_dynamodb_local() -> Path:
     The archive is also an agent for `java -javaagent`, one that does nothing: LocalStack wants one.
 
     Raises:
-        ServerUnavailableError: if there is no Maven or JDK, or one of them fails.
+        ServerUnavailableError: if there is no Maven or JDK, or one of them fails; or no SQLite for this machine.
     """
+    if platform.machine() not in _MACHINES:
+        raise ServerUnavailableError(
+            f"DynamoDB Local comes with no SQLite for {platform.machine()}",
+            where=f"only for {', '.join(_MACHINES)}",
+            remedy="use the DynamoDB of cdc-testing[kinesis], or name another: CDC_TEST_DYNAMODB_ENDPOINT",
+        )
     return build_java_program(
         NAME,
         pom=_SOURCES / "pom.xml",

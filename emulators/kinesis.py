@@ -3,6 +3,7 @@
 `python -m emulators.kinesis` starts it and prints its endpoint, until Ctrl-C; `--fetch` only fetches it.
 """
 
+import signal
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -76,6 +77,8 @@ def start_kinesis_local(
         argv=lambda _port, _directory: argv,
         env=lambda port, _directory: {**settings, "KINESIS_MOCK_PLAIN_PORT": str(port)},
         ready_path="/healthcheck",
+        # Asked to end, it waits for its clients' idle connections, and there is nothing to be saved.
+        stop_signal=signal.SIGKILL,
         start_timeout_seconds=start_timeout_seconds,
     )
     with run_program(program) as server:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, final
 
@@ -198,7 +199,7 @@ class Streams:
     def delete_all(self) -> None:
         """Delete what the test made."""
         for name in self.made:
-            eventually(lambda name=name: self._delete(name))
+            eventually(partial(self._delete, name))
 
     def _delete(self, name: str) -> bool | None:
         try:

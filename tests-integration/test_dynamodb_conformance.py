@@ -8,6 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from aws_servers import AwsServer, error_code, eventually, on_dynamodb, refused
 from botocore.exceptions import ClientError
 
@@ -95,14 +96,11 @@ def test_who_comes_too_late_is_told_what_stands_there(dynamodb: AwsServer) -> No
     with lease_table(dynamodb) as (client, table):
         create(client, table)
         take(client, table, 0)
-        try:
+        with pytest.raises(ClientError) as caught:
             take(client, table, 0, "other", ReturnValuesOnConditionCheckFailure="ALL_OLD")
-        except ClientError as error:
-            code, item = error_code(error), error.response.get("Item")
-        else:
-            code, item = "", None
-        assert code == CHECK_FAILED
-        assert item is not None
+        assert error_code(caught.value) == CHECK_FAILED
+        response: dict[str, Any] = {**caught.value.response}
+        item = response["Item"]
         assert (item["leaseOwner"], item["leaseCounter"]) == ({"S": "one"}, {"N": "1"})
 
 
@@ -290,12 +288,10 @@ def test_a_name_is_taken_once_and_a_missing_table_is_said_to_be_missing(dynamodb
             )
         description = client.describe_table(TableName=table)["Table"]
         assert description["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
-        for call in (
-            lambda: client.describe_table(TableName="conformance-nobody-made-it"),
-            lambda: client.get_item(TableName="conformance-nobody-made-it", Key=key()),
-        ):
-            with refused("ResourceNotFoundException"):
-                call()
+        with refused("ResourceNotFoundException"):
+            client.describe_table(TableName="conformance-nobody-made-it")
+        with refused("ResourceNotFoundException"):
+            client.get_item(TableName="conformance-nobody-made-it", Key=key())
 
 
 @on_dynamodb(dynamodb_local="does not know it")

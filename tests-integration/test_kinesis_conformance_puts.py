@@ -84,9 +84,11 @@ def test_a_stream_takes_larger_records_once_its_limit_is_raised(kinesis: Streams
     kinesis.client.update_max_record_size(StreamARN=stream.summary()["StreamARN"], MaxRecordSizeInKiB=4096)
     assert eventually(lambda: stream.wait().get("MaxRecordSizeInKiB")) == 4096
     with kinesis.unthrottled():
-        answer = kinesis.client.put_records(StreamName=stream.name, Records=entries(1, data=bytes(3 * MIB)))
+        answer = kinesis.client.put_records(
+            StreamName=stream.name, Records=entries(1, data=bytes(MIB * 3 // 2))
+        )
     assert answer["FailedRecordCount"] == 0
-    assert [len(text) for text in stream.read(stream.shards()[0]["ShardId"])] == [3 * MIB]
+    assert [len(text) for text in stream.read(stream.shards()[0]["ShardId"])] == [MIB * 3 // 2]
 
 
 @on_kinesis()

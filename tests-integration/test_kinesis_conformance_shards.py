@@ -303,7 +303,6 @@ def test_a_stream_keeps_its_tags(kinesis: Streams) -> None:
 
 
 @on_kinesis(
-    embedded="has no enhanced fan-out",
     kinesis_local="NOT RUN: sends events that botocore cannot read (no initial-response), and a socket is left open",
 )
 def test_a_registered_consumer_is_sent_the_records(kinesis: Streams) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cdc_testing.servers.kinesis import EmbeddedAws
+from cdc_testing.servers.kinesis import EmbeddedAws, open_kinesis
 
 # the modules beside this file are shared by its tests; --import-mode=importlib adds no path of its own
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,3 +26,21 @@ async def stage(embedded_aws: EmbeddedAws, anyio_backend: str) -> AsyncGenerator
     """A stream of two shards that does not exist yet, and the way to the servers."""
     async with fresh_harness(Endpoints.of(embedded_aws)) as harness:
         yield harness
+
+
+@pytest.fixture
+def fan_out() -> bool:
+    """Whether shards are read by enhanced fan-out; `source_kit.both_ways` says so."""
+    return False
+
+
+@pytest.fixture
+async def servers(
+    embedded_aws: EmbeddedAws, fan_out: bool, anyio_backend: str
+) -> AsyncGenerator[EmbeddedAws]:
+    """The session's servers; for fan-out with a Kinesis of the test's own, whose time it may move on."""
+    if not fan_out:
+        yield embedded_aws
+        return
+    async with open_kinesis(use_existing=False) as kinesis:
+        yield EmbeddedAws(kinesis, embedded_aws.dynamodb)

@@ -178,7 +178,9 @@ class KinesisHarness:
             kind, name = thing.split(" ", 1)
             try:
                 if kind == "stream":
-                    await self._aws.call("kinesis", "delete_stream", StreamName=name)
+                    await self._aws.call(
+                        "kinesis", "delete_stream", StreamName=name, EnforceConsumerDeletion=True
+                    )
                 else:
                     await self._aws.call("dynamodb", "delete_table", TableName=name)
             except AwsError as error:

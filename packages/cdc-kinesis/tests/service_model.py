@@ -1,4 +1,4 @@
-"""A model of PutRecords in virtual time: entries refused at random, answers lost, requests carried out late."""
+"""A model of PutRecords: entries refused at random, answers lost, requests carried out late."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import final
 
+from cdc_core import ChangeIdentity
 from cdc_kinesis._aggregation import deaggregate
+from cdc_kinesis._record_data import decode_record
 from cdc_kinesis._records import PutEntry, PutOutcome, Refused, Stored
 
 
@@ -24,7 +26,7 @@ class ServiceModel:
     refused: float = 0.0
     lost: float = 0.0
     late: float = 0.0
-    stored: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict[str, list[bytes]](list))
+    stored: dict[str, list[int]] = field(default_factory=lambda: defaultdict[str, list[int]](list))
     _late: list[Sequence[PutEntry]] = field(default_factory=list[Sequence[PutEntry]])
 
     def put(self, entries: Sequence[PutEntry]) -> Sequence[PutOutcome] | None:
@@ -47,20 +49,26 @@ class ServiceModel:
             return Refused("ProvisionedThroughputExceededException", "")
         rows = deaggregate(entry.data)
         shard = self.stored[entry.explicit_hash_key]
-        shard += [entry.data] if rows is None else [row.data for row in rows]
+        shard += map(number_of, [entry.data] if rows is None else [row.data for row in rows])
         return Stored("shardId-000000000000", "1")
 
 
-def first_occurrences(stored: Sequence[bytes]) -> list[bytes]:
+def number_of(data: bytes) -> int:
+    """Return the number of a row, its identity's ordinal."""
+    identity = decode_record(data, partition_key="", position="nowhere", lanes=()).identity
+    assert isinstance(identity, ChangeIdentity)
+    return identity.ordinal
+
+
+def first_occurrences(stored: Sequence[int]) -> list[int]:
     """Return what is stored without its repeats."""
     return list(dict.fromkeys(stored))
 
 
-def kept_by_a_consumer_with_a_mark(stored: Sequence[bytes]) -> list[int]:
-    """Return the numbers that come through where a consumer drops what is not newer than the newest it had."""
+def kept_by_a_consumer_with_a_mark(stored: Sequence[int]) -> list[int]:
+    """Return what comes through where a consumer drops what is not newer than the newest it had."""
     kept: list[int] = []
-    for data in stored:
-        number = int(data)
+    for number in stored:
         if not kept or number > kept[-1]:
             kept.append(number)
     return kept

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import anyio
 import anyio.to_thread
+import pytest
 
 from cdc_core import CdcError, Event, PartitionStream
 from cdc_kinesis._aws import Aws
@@ -21,6 +22,13 @@ from cdc_kinesis._pacing import Pacing
 from cdc_kinesis._position import KinesisPosition
 from cdc_kinesis._source import KinesisSource
 from cdc_testing.servers.kinesis import EmbeddedAws
+
+both_ways: Final = pytest.mark.parametrize(
+    ("anyio_backend", "fan_out"),
+    [("asyncio", False), ("trio", False), ("trio", True)],
+    ids=["asyncio", "trio", "fan-out"],
+)
+"""Runs a test of what a reader does by polling and by enhanced fan-out, whose own tests run on both event loops."""
 
 PATIENCE_SECONDS: Final = 30.0
 MAX_HASH_KEY: Final = 2**128
@@ -51,7 +59,12 @@ class Kit:
         return Aws(config or self.config, self.servers.boto3_session(access_key_id=access_key_id))
 
     def source(self, access_key_id: str | None = None, *, pacing: Pacing | None = None) -> KinesisSource:
-        """Return a source with clients of its own, that reads as fast as the server lets it."""
+        """Return a source with clients of its own, that reads as fast as the server lets it.
+
+        By enhanced fan-out it can subscribe at once: time has passed since the last source did.
+        """
+        if self.config.enhanced_fan_out:
+            self.kinesis.advance(5.0)
         pace = pacing or Pacing(calls_per_second=500, bytes_per_second=1 << 30)
         return KinesisSource(self.config, self.new_aws(access_key_id), pacing=pace)
 
@@ -61,6 +74,20 @@ class Kit:
     async def create(self, *, shards: int = 1) -> None:
         await self.call("create_stream", ShardCount=shards)
         await self.create_tables()
+        if self.config.enhanced_fan_out:
+            await self.register_consumer()
+
+    async def stream_arn(self) -> str:
+        summary = await self.call("describe_stream_summary")
+        return str(summary["StreamDescriptionSummary"]["StreamARN"])
+
+    async def register_consumer(self) -> None:
+        await self.aws.call(
+            "kinesis",
+            "register_stream_consumer",
+            StreamARN=await self.stream_arn(),
+            ConsumerName=self.config.group_id,
+        )
 
     async def create_tables(self) -> None:
         for name, key in ((self.config.lease_table, "leaseKey"), (self.config.meta_table, "name")):

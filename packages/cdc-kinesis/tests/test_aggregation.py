@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_kinesis._aggregation import EMPTY_BYTES, Aggregate, SubRecord, deaggregate
+from cdc_kinesis._aggregation import Aggregate, SubRecord, aggregate, deaggregate
+from cdc_kinesis._buckets import Row
 
 HASH_KEY = "170141183460469231731687303715884105728"
 
@@ -29,9 +30,7 @@ def aggregated(content: list[tuple[str, bytes]], hash_key: str = HASH_KEY) -> by
     aggregate = Aggregate(hash_key)
     for key, data in content:
         aggregate.add(key.encode(), data)
-    written = aggregate.finish()
-    assert len(written) <= aggregate.size
-    return written
+    return aggregate.finish()
 
 
 def sealed(message: bytes) -> bytes:
@@ -130,6 +129,14 @@ def test_other_data_is_no_aggregate(data: bytes) -> None:
     assert deaggregate(data) is None
 
 
-def test_what_an_aggregate_takes_is_never_underestimated() -> None:
-    assert Aggregate("9" * 39).size == EMPTY_BYTES
-    aggregated([(f"{number}" * 60, b"x" * 3000) for number in range(400)], "9" * 39)
+@given(rows, st.integers(0, 60_000))
+def test_an_aggregate_holds_as_many_rows_as_fit_and_one_at_least(
+    content: list[tuple[str, bytes]], max_bytes: int
+) -> None:
+    gathered = [Row(key.encode(), data, None, 0) for key, data in content]
+    written, count = aggregate(gathered, "9" * 39, max_bytes=max_bytes)
+    assert deaggregate(written) == [SubRecord(key, "9" * 39, data) for key, data in content[:count]]
+    assert count == 1 or len(written) <= max_bytes
+    # nearly: what a row takes is estimated
+    more = [len(row.key) + len(row.data) + 20 for row in gathered[: count + 1]]
+    assert count == len(content) or sum(more) + 70 > max_bytes

@@ -12,14 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from service_model import ServiceModel, first_occurrences, kept_by_a_consumer_with_a_mark
 
-from cdc_kinesis._buckets import (
-    MAX_REQUEST_BYTES,
-    MAX_REQUEST_ENTRIES,
-    Buckets,
-    Request,
-    Sealed,
-    explicit_hash_key,
-)
+from cdc_core import ChangeIdentity, Epoch, OutgoingEvent
+from cdc_kinesis._buckets import MAX_REQUEST_ENTRIES, Buckets, Request, Row, Sealed, explicit_hash_key
+from cdc_kinesis._record_data import encode_record
 from cdc_kinesis._records import PutEntry, Refused, Stored
 
 COUNT = 8
@@ -27,31 +22,40 @@ ROUND_TRIP_SECONDS = 0.015
 REFUSED = Refused("ProvisionedThroughputExceededException", "")
 STORED = Stored("shardId-000000000000", "1")
 
-Rows = Sequence[tuple[int, bytes]]
-"""Buckets and data; the data is the row's number."""
+EPOCH = Epoch("7012345678901234567", 1, "shop", "0")
+
+Rows = Sequence[tuple[int, Row[int]]]
+"""Buckets and rows; the number of a row is its identity's ordinal."""
+
+
+def row(number: int, value: bytes = b"{}") -> Row[int]:
+    event = OutgoingEvent(
+        key=b"key", value=value, op=None, table=None, identity=ChangeIdentity(EPOCH, 1, number)
+    )
+    return Row(b"key", encode_record(event, bucket=0), number, 0)
 
 
 def rows_of(count: int, rng: random.Random) -> Rows:
-    return [(rng.randrange(COUNT), b"%09d" % number) for number in range(count)]
+    return [(rng.randrange(COUNT), row(number)) for number in range(count)]
 
 
-def make(*, aggregate: bool, max_requests: int = 4, seed: int = 0) -> Buckets[int]:
+def make(*, aggregate: bool, count: int = COUNT, max_requests: int = 4, seed: int = 0) -> Buckets[int]:
     return Buckets(
-        COUNT,
-        max_aggregate_bytes=400 if aggregate else 0,
+        count,
+        max_aggregate_bytes=700 if aggregate else 0,
         max_requests=max_requests,
         rng=random.Random(seed),
     )
 
 
 def publish_all(buckets: Buckets[int], rows: Rows, service: ServiceModel, rng: random.Random) -> list[int]:
-    """Run in virtual time until everything is settled; return the rows in the order of their settlement."""
+    """Run in virtual time until everything is settled; return the owners in the order of their settlement."""
     now, added = 0.0, 0
     settled: list[int] = []
     answers: list[tuple[float, int, Request[int]]] = []
     for turn in range(200_000):
-        for bucket, data in rows[added : added + rng.randrange(20)]:
-            buckets.add(bucket, b"key", data, added, 0, now)
+        for bucket, one in rows[added : added + rng.randrange(20)]:
+            buckets.add(bucket, one, now)
             added += 1
         while (request := buckets.take(now)) is not None:
             assert_disjoint(request, [one for _, _, one in answers])
@@ -67,12 +71,15 @@ def publish_all(buckets: Buckets[int], rows: Rows, service: ServiceModel, rng: r
             outcomes = service.put(request.entries)
             if outcomes is None:
                 buckets.lose(request, now)
-                continue
-            for record in buckets.settle(request, outcomes, now).stored:
-                settled += record.owners
+            else:
+                settled += owners_of(buckets.settle(request, outcomes, now).stored)
     assert buckets.in_flight == 0
     assert buckets.held_bytes == 0
     return settled
+
+
+def owners_of(records: Sequence[Sealed[int]]) -> list[int]:
+    return [one.owner for record in records for one in record.rows]
 
 
 def assert_disjoint(request: Request[int], others: Sequence[Request[int]]) -> None:
@@ -87,9 +94,9 @@ def faults(service: ServiceModel, rows: Rows) -> list[str]:
     """Return what is wrong with what is stored: a row that is missing, first ones out of order, and what a consumer
     loses that drops by the newest identity."""
     found: list[str] = []
-    by_bucket: dict[str, list[bytes]] = defaultdict(list)
-    for bucket, data in rows:
-        by_bucket[explicit_hash_key(bucket, COUNT)].append(data)
+    by_bucket: dict[str, list[int]] = defaultdict(list)
+    for number, (bucket, _) in enumerate(rows):
+        by_bucket[explicit_hash_key(bucket, COUNT)].append(number)
     for hash_key, expected in by_bucket.items():
         stored = service.stored[hash_key]
         if set(stored) != set(expected):
@@ -128,11 +135,11 @@ def retry_first(rows: Rows, service: ServiceModel) -> None:
     queue = deque(rows)
     while queue:
         batch = [queue.popleft() for _ in range(min(50, len(queue)))]
-        outcomes = service.put([entry_of(row) for row in batch])
+        outcomes = service.put([entry_of(one) for one in batch])
         if outcomes is None:
             queue.extendleft(reversed(batch))
             continue
-        refused = [row for row, one in zip(batch, outcomes, strict=True) if isinstance(one, Refused)]
+        refused = [sent for sent, one in zip(batch, outcomes, strict=True) if isinstance(one, Refused)]
         queue.extendleft(reversed(refused))
 
 
@@ -141,14 +148,15 @@ def resend_suffix(rows: Rows, service: ServiceModel) -> None:
     queue = deque(rows)
     while queue:
         batch = [queue.popleft() for _ in range(min(50, len(queue)))]
-        outcomes = service.put([entry_of(row) for row in batch])
+        outcomes = service.put([entry_of(one) for one in batch])
         refused = [] if outcomes is None else [isinstance(one, Refused) for one in outcomes]
         first = 0 if outcomes is None else refused.index(True) if any(refused) else len(batch)
         queue.extendleft(reversed(batch[first:]))
 
 
-def entry_of(row: tuple[int, bytes]) -> PutEntry:
-    return PutEntry(row[1], "key", explicit_hash_key(row[0], COUNT))
+def entry_of(sent: tuple[int, Row[int]]) -> PutEntry:
+    bucket, one = sent
+    return PutEntry(one.data, "key", explicit_hash_key(bucket, COUNT))
 
 
 @pytest.mark.parametrize("scheme", [retry_first, resend_suffix])
@@ -172,26 +180,26 @@ def test_the_usual_schemes_pass_where_nothing_fails(scheme: Scheme) -> None:
 
 def test_a_refused_record_holds_back_its_bucket_alone_and_goes_again_with_the_same_bytes() -> None:
     buckets = make(aggregate=True)
-    for number in range(3):
-        buckets.add(0, b"k", b"a%d" % number, number, 0, 0.0)
-    buckets.add(1, b"k", b"b", 9, 0, 0.0)
+    for number in range(2):
+        buckets.add(0, row(number), 0.0)
+    buckets.add(1, row(9), 0.0)
     first = taken(buckets, 0.0)
     sent = {record.bucket: record.entry for record in first.records}
-    buckets.add(0, b"k", b"a3", 3, 0, 0.0)
-    buckets.add(1, b"k", b"b1", 10, 0, 0.0)
+    buckets.add(0, row(3), 0.0)
+    buckets.add(1, row(10), 0.0)
     outcomes = [REFUSED if record.bucket == 0 else STORED for record in first.records]
-    assert [record.owners for record in buckets.settle(first, outcomes, 0.0).stored] == [[9]]
-    assert [record.owners for record in taken(buckets, 0.0).records] == [[10]]
+    assert owners_of(buckets.settle(first, outcomes, 0.0).stored) == [9]
+    assert owners_of(taken(buckets, 0.0).records) == [10]
     assert buckets.next_time() is not None
     again = taken(buckets, 0.2)
     assert [record.entry for record in again.records] == [sent[0]]
     buckets.settle(again, [STORED], 0.2)
-    assert [record.owners for record in taken(buckets, 0.3).records] == [[3]]
+    assert owners_of(taken(buckets, 0.3).records) == [3]
 
 
 def test_pauses_double_up_to_two_seconds_and_begin_anew_after_a_success() -> None:
     buckets = make(aggregate=False)
-    buckets.add(0, b"k", b"x", 1, 0, 0.0)
+    buckets.add(0, row(0), 0.0)
     now, pauses = 0.0, list[float]()
     for _ in range(9):
         buckets.settle(taken(buckets, now), [REFUSED], now)
@@ -203,7 +211,7 @@ def test_pauses_double_up_to_two_seconds_and_begin_anew_after_a_success() -> Non
         nominal = min(0.05 * 2**number, 2.0)
         assert 0.5 * nominal <= pause <= 1.5 * nominal
     buckets.settle(taken(buckets, now), [STORED], now)
-    buckets.add(0, b"k", b"y", 2, 0, now)
+    buckets.add(0, row(1), now)
     buckets.settle(taken(buckets, now), [REFUSED], now)
     at = buckets.next_time()
     assert at is not None
@@ -211,22 +219,28 @@ def test_pauses_double_up_to_two_seconds_and_begin_anew_after_a_success() -> Non
 
 
 def test_a_request_holds_five_hundred_records_of_ten_mebibytes_at_most() -> None:
-    buckets = Buckets[int](1024, max_aggregate_bytes=0, max_requests=9)
+    buckets = make(aggregate=False, count=1024, max_requests=9)
     for number in range(1024):
-        buckets.add(number, b"key", b"x", number, 0, 0.0)
-    sizes = [len(request.records) for request in all_taken(buckets, 1.0)]
-    assert sizes == [500, 500, 24]
-    buckets = Buckets[int](1024, max_aggregate_bytes=0, max_requests=9)
-    for number in range(4):
-        buckets.add(number, b"key", b"x" * (3 * MAX_REQUEST_BYTES // 8), number, 0, 0.0)
-    assert [len(request.records) for request in all_taken(buckets, 1.0)] == [2, 2]
+        buckets.add(number, row(number), 0.0)
+    assert [len(request.records) for request in all_taken(buckets, 1.0)] == [500, 500, 24]
+    buckets = make(aggregate=False, max_requests=9)
+    buckets.add(0, row(0, large_value(2000)), 0.0)
+    buckets.add(1, row(1, large_value(10 << 20)), 0.0)
+    requests = all_taken(buckets, 1.0)
+    assert [len(request.records) for request in requests] == [1, 1]
+    assert requests[1].records[0].size <= 10 << 20
+
+
+def large_value(record_bytes: int) -> bytes:
+    """Return a value whose record is a little smaller than so many bytes."""
+    return b'{"x":"%b"}' % (b"x" * (record_bytes - 300))
 
 
 def test_the_first_request_leaves_at_once_and_a_small_one_beside_it_waits_for_company() -> None:
     buckets = make(aggregate=True)
-    buckets.add(0, b"k", b"x", 1, 0, 0.0)
+    buckets.add(0, row(0), 0.0)
     assert buckets.take(0.0) is not None
-    buckets.add(1, b"k", b"x", 2, 0, 0.001)
+    buckets.add(1, row(1), 0.001)
     assert buckets.take(0.001) is None
     at = buckets.next_time()
     assert at is not None
@@ -234,33 +248,42 @@ def test_the_first_request_leaves_at_once_and_a_small_one_beside_it_waits_for_co
     assert buckets.take(at) is not None
 
 
+def test_a_large_request_beside_another_leaves_at_once() -> None:
+    buckets = make(aggregate=True)
+    buckets.add(0, row(0), 0.0)
+    assert buckets.take(0.0) is not None
+    buckets.add(1, row(1, large_value(2 << 20)), 0.0)
+    assert buckets.take(0.0) is not None
+
+
 def test_no_more_requests_are_under_way_than_allowed() -> None:
     buckets = make(aggregate=False, max_requests=2)
     for number in range(3):
-        buckets.add(number, b"k", b"x", number, 0, float(number))
+        buckets.add(number, row(number), float(number))
         buckets.take(float(number))
     assert buckets.in_flight == 2
     assert buckets.next_time() is None
 
 
-def test_a_request_refused_as_a_whole_is_taken_apart_down_to_the_row() -> None:
+@pytest.mark.parametrize("by_entry", [False, True])
+def test_what_is_refused_for_one_row_is_taken_apart_down_to_the_row(by_entry: bool) -> None:
     buckets = make(aggregate=True)
-    for number in range(3):
-        buckets.add(0, b"key", b"a%d" % number, number, number, 0.0)
-    for number in range(3, 5):
-        buckets.add(1, b"key", b"b%d" % number, number, number, 0.0)
+    for number in range(5):
+        buckets.add(number // 3, row(number, b'{"bad":1}' if number == 1 else b"{}"), 0.0)
+    fault = Refused("ValidationException", "bad")
     stored: list[int] = []
-    rejected: list[tuple[int, int]] = []
+    faulty: list[int] = []
     now = 0.0
     while (request := buckets.take(now)) is not None:
         now += 1.0
-        if any(b"a1" in entry.data for entry in request.entries):
-            if (faulty := buckets.isolate(request, now)) is not None:
-                rejected += zip(faulty.owners, faulty.indexes, strict=True)
-            continue
-        for record in buckets.settle(request, [STORED] * len(request.records), now).stored:
-            stored += record.owners
-    assert rejected == [(1, 1)]
+        bad = [b"bad" in entry.data for entry in request.entries]
+        if any(bad) and not by_entry:
+            settled = buckets.isolate(request, fault, now)
+        else:
+            settled = buckets.settle(request, [fault if one else STORED for one in bad], now)
+        faulty += [one.owner for one, _ in settled.faulty]
+        stored += owners_of(settled.stored)
+    assert faulty == [1]
     assert sorted(stored) == [0, 2, 3, 4]
     assert [number for number in stored if number < 3] == [0, 2]
     assert buckets.held_bytes == 0
@@ -268,12 +291,13 @@ def test_a_request_refused_as_a_whole_is_taken_apart_down_to_the_row() -> None:
 
 def test_a_row_larger_than_an_aggregate_is_a_record_of_its_own_in_its_place() -> None:
     buckets = make(aggregate=True)
-    for number, data in enumerate([b"a", b"b" * 1000, b"c", b"d"]):
-        buckets.add(0, b"key", data, number, 0, 0.0)
+    for number in range(5):
+        buckets.add(0, row(number, large_value(2000) if number == 2 else b"{}"), 0.0)
     order: list[list[int]] = []
     while (request := buckets.take(0.0)) is not None:
-        order += [record.owners for record in buckets.settle(request, [STORED], 0.0).stored]
-    assert order == [[0], [1], [2, 3]]
+        settled = buckets.settle(request, [STORED], 0.0)
+        order += [owners_of([record]) for record in settled.stored]
+    assert order == [[0, 1], [2], [3, 4]]
 
 
 def test_a_hash_key_is_the_middle_of_the_buckets_share() -> None:
@@ -297,7 +321,6 @@ def all_taken(buckets: Buckets[int], now: float) -> list[Request[int]]:
 def test_what_waits_is_known_by_its_owners() -> None:
     buckets = make(aggregate=True)
     for number in range(3):
-        buckets.add(number % 2, b"k", b"x" * 200, number, 0, 0.0)
-    record: Sealed[int] = taken(buckets, 0.0).records[0]
-    assert record.owners == [0]
+        buckets.add(number % 2, row(number, large_value(800)), 0.0)
+    assert owners_of(taken(buckets, 0.0).records) == [0, 1]
     assert set(buckets.unresolved()) == {0, 1, 2}

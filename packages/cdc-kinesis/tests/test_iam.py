@@ -1,4 +1,4 @@
-"""The least permissions of each role, against what the code calls in its place; neither may have more than the other."""
+"""The least permissions of each role, against what the code calls in its place: neither may have more."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from letter_samples import failed_event
 
 from cdc_core import ConfigError, Event, Pipeline, Poison, RetryPolicy, provision
 from cdc_kinesis import KinesisConfig, KinesisTransport, minimal_policy
-from cdc_kinesis._iam import Role
+from cdc_kinesis._iam import PolicyRole
 from cdc_testing.checks import read_row, row_event
 from cdc_testing.servers.kinesis import EmbeddedAws
 
@@ -57,11 +57,11 @@ class Recorder:
             for operation, table in self._dynamodb
         }
 
-    def allowed(self, config: KinesisConfig, role: Role) -> set[tuple[str, str, str]]:
+    def allowed(self, config: KinesisConfig, role: PolicyRole) -> set[tuple[str, str, str]]:
         """What the policy lets through, in the same terms; KMS is called by Kinesis and not by us."""
         found: set[tuple[str, str, str]] = set()
         for statement in minimal_policy(config, role=role)["Statement"]:
-            name = statement["Resource"].rpartition("/")[2]
+            name = statement["Resource"].partition("/consumer/")[0].rpartition("/")[2]
             for action in statement["Action"]:
                 service, operation = action.split(":")
                 if service != "kms":
@@ -77,17 +77,22 @@ async def test_the_policy_of_a_provisioner_is_what_it_calls(
     stage: KinesisHarness, embedded_aws: EmbeddedAws
 ) -> None:
     config = replace(
-        stage.config, retention_hours=48, encryption_key_id="alias/shop", point_in_time_recovery=True
+        stage.config,
+        retention_hours=48,
+        encryption_key_id="alias/shop",
+        point_in_time_recovery=True,
+        enhanced_fan_out=True,
     )
     recorder = Recorder(stage, embedded_aws, "provisioner", config)
     await provision(KinesisTransport(replace(config, group_id="another"), session=stage.session()))
+    await _delete_stream(stage)
     await provision(recorder.transport)
+    assert (await provision(recorder.transport)).is_done
     async with recorder.transport.provisioner() as provisioner:
-        await provisioner.teardown(confirm=config.stream_name)
-    await provision(KinesisTransport(replace(config, group_id="another"), session=stage.session()))
-    await stage.aws.call("kinesis", "delete_stream", StreamName=config.stream_name)
-    await provision(recorder.transport)
+        await provisioner.teardown(confirm=config.stream_name)  # the other group keeps the stream
     await stage.aws.call("dynamodb", "delete_table", TableName=f"{config.stream_name}-another-cdc-meta")
+    await _delete_stream(stage)
+    await provision(recorder.transport)
     async with recorder.transport.provisioner() as provisioner:
         await provisioner.teardown(confirm=config.stream_name)
     assert recorder.called == recorder.allowed(config, "provisioner")
@@ -114,10 +119,15 @@ async def test_the_policy_of_an_operator_is_what_the_monitor_and_the_dead_letter
 
 @pytest.mark.anyio
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("anyio_backend", "fan_out"),
+    [("asyncio", False), ("trio", False), ("trio", True)],
+    ids=["asyncio", "trio", "fan-out"],
+)
 async def test_the_policy_of_a_consumer_is_what_a_pipeline_calls(
-    stage: KinesisHarness, embedded_aws: EmbeddedAws
+    stage: KinesisHarness, embedded_aws: EmbeddedAws, fan_out: bool
 ) -> None:
-    config = replace(stage.config, checkpoint_interval_seconds=0.2)
+    config = replace(stage.config, checkpoint_interval_seconds=0.2, enhanced_fan_out=fan_out)
     recorder = Recorder(stage, embedded_aws, "consumer", config)
     await provision(KinesisTransport(config, session=stage.session()))
     handled: set[int] = set()
@@ -149,9 +159,9 @@ async def test_the_policy_of_a_consumer_is_what_a_pipeline_calls(
             )
         await stage.write(*((f"key-{number}", number) for number in range(3, 20)))
         await _until(lambda: {0, 1, *range(3, 20)} <= handled)
-    used, allowed = recorder.called, recorder.allowed(config, "consumer")
-    assert used <= allowed
-    assert allowed - used <= _SELDOM
+        allowed = recorder.allowed(config, "consumer")
+        await _until(lambda: allowed - recorder.called <= _SELDOM)
+    assert recorder.called <= allowed
 
 
 @pytest.mark.anyio
@@ -203,9 +213,32 @@ def test_an_unknown_role_is_refused() -> None:
         minimal_policy(KinesisConfig(stream_name="shop"), role=role)
 
 
+@pytest.mark.parametrize("role", ["consumer", "publisher", "provisioner", "operator"])
+def test_only_a_config_with_fan_out_asks_for_its_permissions(role: Role) -> None:
+    config = KinesisConfig(stream_name="shop", group_id="billing")
+    without, having = (
+        {
+            (statement["Resource"], action)
+            for statement in minimal_policy(each, role=role)["Statement"]
+            for action in statement["Action"]
+        }
+        for each in (config, replace(config, enhanced_fan_out=True))
+    )
+    assert not any("Consumer" in action or "Subscribe" in action for _, action in without)
+    assert bool(having - without) is (role in ("consumer", "provisioner"))
+    consumer = "arn:aws:kinesis:*:*:stream/shop/consumer/billing:*"
+    assert ((consumer, "kinesis:SubscribeToShard") in having) is (role == "consumer")
+
+
 class _Fence:
     def remaining_seconds(self) -> float:
         return 60.0
+
+
+async def _delete_stream(stage: KinesisHarness) -> None:
+    await stage.aws.call(
+        "kinesis", "delete_stream", StreamName=stage.config.stream_name, EnforceConsumerDeletion=True
+    )
 
 
 async def _nothing(events: Sequence[Event]) -> None:

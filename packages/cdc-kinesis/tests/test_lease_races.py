@@ -42,8 +42,7 @@ class Race(RuleBasedStateMachine):
         assert self._do(self.tables["ann"].create, lease)
         self.row = lease
 
-    @rule(name=st.sampled_from(NAMES))
-    def look(self, name: str) -> None:
+    def _look(self, name: str) -> None:
         lease = self._do(self.tables[name].read, self.shard_id)
         assert lease is not None
         self.seen[name] = lease
@@ -57,12 +56,14 @@ class Race(RuleBasedStateMachine):
         self.wires[name].deliver()
         self._check_row()
 
-    @rule(name=st.sampled_from(NAMES), verb=st.sampled_from(["take", "steal"]))
-    def win(self, name: str, verb: str) -> None:
-        lease = self.seen.get(name)
+    @rule(name=st.sampled_from(NAMES), verb=st.sampled_from(["take", "steal"]), looks=st.booleans())
+    def win(self, name: str, verb: str, looks: bool) -> None:
         # as the planner: never what this worker holds, and a steal only of what another holds
-        if lease is None or name in self.held:
+        if name in self.held:
             return
+        if looks or name not in self.seen:
+            self._look(name)
+        lease = self.seen[name]
         if verb == "steal" and (lease.owner in (None, name) or lease.checkpoint_owner is not None):
             return
         table = self.tables[name]
@@ -129,9 +130,8 @@ class Race(RuleBasedStateMachine):
         """Whatever was lost or delayed, the next worker can have the lease."""
         for wire in self.wires.values():
             wire.repair()
-        self.look("cas")
         self.held.clear()
-        self.win("cas", "take")
+        self.win("cas", "take", looks=True)
         assert self.row.holder == "cas"
 
     def _do(self, call: Callable[..., Awaitable[Any]], *arguments: object) -> Any:

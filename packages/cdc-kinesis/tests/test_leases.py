@@ -168,7 +168,7 @@ def test_a_stolen_lease_of_a_dead_or_stubborn_victim_is_taken() -> None:
     asked = make_lease("a", owner="me", checkpoint_owner="victim")
     assert planned(asked, clock=stopped(asked)).take == (asked,)
     clock = LeaseClock(failover_seconds=FAILOVER, hand_over_seconds=30)
-    for second in range(31):
+    for second in range(41):  # 30 to drain, and 10 to hear of it
         assert planned(asked, clock=clock).take == ()
         clock.observe([asked := replace(asked, counter=second)], asked_at=second, answered_at=second)
     assert planned(asked, clock=clock).take == (asked,)
@@ -183,6 +183,12 @@ def test_a_row_in_our_name_that_nobody_reads_is_taken_again() -> None:
     forgotten = make_lease("a", owner="me")
     assert planned(forgotten).take == (forgotten,)
     assert planned(forgotten, held={"a"}).take == ()
+
+
+def test_a_free_lease_whose_last_worker_here_has_not_left_is_for_others() -> None:
+    leases = [make_lease("a"), *(make_lease(name, owner="x") for name in "bcd")]
+    assert not planned(*leases, held={"a"}).take
+    assert planned(*leases).take
 
 
 def test_a_lease_whose_parents_are_not_done_is_neither_taken_nor_counted() -> None:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 from kinesis_harness import Endpoints, KinesisHarness, fresh_harness
 from letter_samples import failed_event
 
@@ -228,6 +230,25 @@ async def test_a_throttled_control_plane_is_waited_for(
         assert fault.hits == 6
 
 
+async def test_a_new_table_that_does_not_know_of_backups_yet_is_waited_for(stage: KinesisHarness) -> None:
+    session = stage.session()
+    refused: list[str] = []
+
+    def refuse_twice(params: Mapping[str, Any], **kwargs: Any) -> tuple[Any, Any] | None:
+        if len(refused) == 2:
+            return None
+        refused.append("once more")
+        error = {"Code": "ContinuousBackupsUnavailableException", "Message": "Backups are being enabled"}
+        return AWSResponse("", 400, HTTPHeaders(), None), {"Error": error, "ResponseMetadata": {}}
+
+    hooks: Any = session.events  # typed as if an answer of a hook were without effect
+    hooks.register("before-call.dynamodb.UpdateContinuousBackups", refuse_twice)
+    config = replace(stage.config, point_in_time_recovery=True)
+    await provision(KinesisTransport(config, session=session))
+    assert len(refused) == 2
+    assert (await _plan(stage, config)).is_done
+
+
 async def test_a_missing_permission_is_said(stage: KinesisHarness, embedded_aws: EmbeddedAws) -> None:
     refusal = Refuse(code="AccessDeniedException", message="not yours", status=400)
     with (
@@ -267,6 +288,68 @@ async def test_a_teardown_keeps_dead_letters(stage: KinesisHarness) -> None:
     assert await stage.objects() == frozenset()
 
 
+async def test_a_consumer_for_fan_out_is_registered_last_and_deregistered_first(
+    embedded_aws: EmbeddedAws,
+) -> None:
+    async with open_kinesis(
+        durations=Durations(create=0.2, update=0.1, delete=0.2), use_existing=False
+    ) as kinesis:
+        assert kinesis.endpoint_url is not None
+        endpoints = replace(Endpoints.of(embedded_aws), kinesis_url=kinesis.endpoint_url)
+        async with fresh_harness(endpoints) as stage:
+            config = replace(stage.config, enhanced_fan_out=True, group_id="billing")
+            plan = await _plan(stage, config)
+            step = _step(plan, "billing")
+            assert (step.action, step.kind) == (Action.CREATE, "stream consumer")
+            assert "register-stream-consumer" in step.statement
+            await provision(_transport(stage, config))
+            assert (await _consumer(stage, "billing"))["ConsumerStatus"] == "ACTIVE"
+            assert (await _plan(stage, config)).is_done
+            without = replace(config, enhanced_fan_out=False)  # it is known from what was written down
+            async with _transport(stage, without).provisioner() as provisioner:
+                gone = await provisioner.teardown(confirm=config.stream_name)
+            assert [step.action for step in gone.steps] == [Action.DROP] * 5
+            assert await stage.objects() == frozenset()
+
+
+async def test_a_consumer_that_somebody_else_registered_is_used_and_not_torn_down(
+    stage: KinesisHarness,
+) -> None:
+    config = replace(stage.config, enhanced_fan_out=True, group_id="billing")
+    await provision(_transport(stage, replace(config, enhanced_fan_out=False)))
+    stream = await _summary(stage, config.stream_name)
+    await stage.aws.call(
+        "kinesis", "register_stream_consumer", StreamARN=stream["StreamARN"], ConsumerName="billing"
+    )
+    assert (await _plan(stage, config)).is_done
+    async with _transport(stage, config).provisioner() as provisioner:
+        gone = await provisioner.teardown(confirm=config.stream_name)
+    assert _step(gone, "billing").detail == "was not registered here"
+    assert _step(gone, config.stream_name).action is Action.KEEP  # it has a consumer
+    assert (await _consumer(stage, "billing"))["ConsumerStatus"] == "ACTIVE"
+    await stage.aws.call(
+        "kinesis", "delete_stream", StreamName=config.stream_name, EnforceConsumerDeletion=True
+    )
+
+
+async def test_a_lost_answer_to_a_registration_is_recognised_as_its_own(
+    stage: KinesisHarness, embedded_aws: EmbeddedAws
+) -> None:
+    config = replace(stage.config, enhanced_fan_out=True)
+    await provision(_transport(stage, replace(config, enhanced_fan_out=False)))
+    with embedded_aws.kinesis.add_fault(
+        Drop(stored=True),
+        operations=["RegisterStreamConsumer"],
+        streams=[config.stream_name],
+        count=1,
+    ) as fault:
+        await provision(_transport(stage, config))
+        assert fault.hits == 1
+    async with _transport(stage, config).provisioner() as provisioner:
+        gone = await provisioner.teardown(confirm=config.stream_name)
+    assert _step(gone, config.group_id).action is Action.DROP
+
+
 async def test_a_table_that_was_made_anew_by_somebody_is_not_torn_down(stage: KinesisHarness) -> None:
     transport = _transport(stage, stage.config)
     await provision(transport)
@@ -299,6 +382,15 @@ async def _summary(stage: KinesisHarness, name: str) -> Mapping[str, Any]:
     answer = await stage.aws.call("kinesis", "describe_stream_summary", StreamName=name)
     summary: Mapping[str, Any] = answer["StreamDescriptionSummary"]
     return summary
+
+
+async def _consumer(stage: KinesisHarness, name: str) -> Mapping[str, Any]:
+    stream = await _summary(stage, stage.config.stream_name)
+    answer = await stage.aws.call(
+        "kinesis", "describe_stream_consumer", StreamARN=stream["StreamARN"], ConsumerName=name
+    )
+    described: Mapping[str, Any] = answer["ConsumerDescription"]
+    return described
 
 
 async def _tags(stage: KinesisHarness, name: str) -> Mapping[str, str]:

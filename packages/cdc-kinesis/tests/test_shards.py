@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from lease_tools import RawTable, Wire
 
+from cdc_core import NotProvisioned
 from cdc_kinesis._leases import Checkpoint, Lease
 from cdc_kinesis._shards import MissingRow, Shard, children_of, deletable, list_shards, missing_rows, ready
 from cdc_testing.servers.kinesis import EmbeddedAws
@@ -292,6 +293,12 @@ class Resharding(RuleBasedStateMachine):
 
 TestResharding = Resharding.TestCase
 TestResharding.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_is_not_there_is_said_to_be_missing(embedded_aws: EmbeddedAws) -> None:
+    with pytest.raises(NotProvisioned, match="no-such-stream"):
+        await list_shards(Wire(embedded_aws).aws(), "no-such-stream")
 
 
 @pytest.mark.anyio

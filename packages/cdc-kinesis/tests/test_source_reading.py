@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 
 import anyio
 import pytest
-from source_kit import Kit, consuming, eventually
+from source_kit import Kit, both_ways, consuming, eventually
 
-from cdc_core import ConfigError, Event, NotProvisioned, PartitionStream
+from cdc_core import AccessError, Event, NotProvisioned, PartitionStream
 from cdc_kinesis._aggregation import Aggregate
-from cdc_kinesis._config import KinesisConfig
 from cdc_kinesis._leases import Checkpoint
 from cdc_kinesis._position import KinesisPosition
 from cdc_kinesis._retention import ShardGap
@@ -25,11 +24,11 @@ SHARD = "shardId-000000000000"
 
 
 @pytest.fixture
-async def kit(embedded_aws: EmbeddedAws) -> AsyncGenerator[Kit]:
-    kit = Kit(embedded_aws)
+async def kit(servers: EmbeddedAws, fan_out: bool) -> AsyncGenerator[Kit]:
+    kit = Kit(servers, enhanced_fan_out=fan_out)
     await kit.create()
     yield kit
-    embedded_aws.kinesis.clear_faults()
+    servers.kinesis.clear_faults()
 
 
 def aggregate(numbers: Sequence[int]) -> bytes:
@@ -39,7 +38,12 @@ def aggregate(numbers: Sequence[int]) -> bytes:
     return parts.finish()
 
 
-async def test_a_next_consumer_starts_at_once_where_the_last_one_stopped(kit: Kit) -> None:
+@both_ways
+async def test_a_next_consumer_starts_at_once_where_the_last_one_stopped(
+    servers: EmbeddedAws, fan_out: bool
+) -> None:
+    kit = Kit(servers, enhanced_fan_out=fan_out, failover_seconds=60.0)
+    await kit.create()
     await kit.put(range(20))
     async with consuming(kit.source()) as consumer:
         await consumer.until_delivered(range(20))
@@ -47,7 +51,7 @@ async def test_a_next_consumer_starts_at_once_where_the_last_one_stopped(kit: Ki
         await consumer.until_delivered(range(30))
     assert consumer.numbers == list(range(30))
     await kit.put(range(30, 35))
-    with anyio.fail_after(kit.config.failover_seconds):  # nobody waits for a lease to expire
+    with anyio.fail_after(kit.config.failover_seconds / 2):  # nobody waits for a lease to expire
         async with consuming(kit.source()) as after:
             await after.until_delivered(range(30, 35))
     assert after.numbers == list(range(30, 35))
@@ -57,6 +61,7 @@ async def test_a_next_consumer_starts_at_once_where_the_last_one_stopped(kit: Ki
     assert now > before
 
 
+@both_ways
 async def test_reading_resumes_inside_an_aggregated_record(kit: Kit) -> None:
     await kit.put_data(aggregate(range(6)))
     await kit.put_data(aggregate(range(6, 10)))
@@ -154,10 +159,12 @@ async def test_with_the_default_pacing_the_service_limits_are_not_met(embedded_a
         assert not refused
 
 
+@both_ways
 async def test_latest_means_the_first_start_of_the_group_whoever_starts_later(
-    embedded_aws: EmbeddedAws,
+    servers: EmbeddedAws,
+    fan_out: bool,
 ) -> None:
-    kit = Kit(embedded_aws, iterator_type="LATEST")
+    kit = Kit(servers, enhanced_fan_out=fan_out, iterator_type="LATEST")
     await kit.create()
     await kit.put([0])
     await anyio.sleep(1.1)  # the service tells its time in seconds
@@ -169,11 +176,12 @@ async def test_latest_means_the_first_start_of_the_group_whoever_starts_later(
     assert after.numbers == [1, 2]
 
 
-async def test_a_group_starts_at_a_time(embedded_aws: EmbeddedAws) -> None:
+@both_ways
+async def test_a_group_starts_at_a_time(embedded_aws: EmbeddedAws, fan_out: bool) -> None:
     async with open_kinesis(use_existing=False) as kinesis:
         servers = EmbeddedAws(kinesis, embedded_aws.dynamodb)
         start_at = datetime.fromtimestamp(kinesis.now() + 50, UTC)
-        kit = Kit(servers, iterator_type="AT_TIMESTAMP", start_at=start_at)
+        kit = Kit(servers, iterator_type="AT_TIMESTAMP", start_at=start_at, enhanced_fan_out=fan_out)
         await kit.create()
         await kit.put([0])
         kinesis.advance(100)
@@ -183,11 +191,13 @@ async def test_a_group_starts_at_a_time(embedded_aws: EmbeddedAws) -> None:
     assert consumer.numbers == [1]
 
 
+@both_ways
 async def test_a_trimmed_checkpoint_is_a_gap_that_the_operator_has_to_accept(
     embedded_aws: EmbeddedAws,
+    fan_out: bool,
 ) -> None:
     async with open_kinesis(use_existing=False) as kinesis:
-        kit = Kit(EmbeddedAws(kinesis, embedded_aws.dynamodb))
+        kit = Kit(EmbeddedAws(kinesis, embedded_aws.dynamodb), enhanced_fan_out=fan_out)
         await kit.create()
         await kit.put(range(4))
         async with consuming(kit.source(), acks=False) as consumer:
@@ -217,14 +227,16 @@ async def test_a_trimmed_checkpoint_is_a_gap_that_the_operator_has_to_accept(
         assert accepted.numbers == [4]
 
 
+@both_ways
 async def test_a_quiet_shard_whose_last_record_was_trimmed_is_no_gap_where_it_was_watched(
     embedded_aws: EmbeddedAws,
+    fan_out: bool,
 ) -> None:
     def yesterday() -> float:
         return time.time() - 20 * 3600
 
     async with open_kinesis(use_existing=False, clock=yesterday) as kinesis:
-        kit = Kit(EmbeddedAws(kinesis, embedded_aws.dynamodb))
+        kit = Kit(EmbeddedAws(kinesis, embedded_aws.dynamodb), enhanced_fan_out=fan_out)
         await kit.create()
         await kit.put([0])
         async with consuming(kit.source()) as consumer:
@@ -246,6 +258,31 @@ async def test_a_quiet_shard_whose_last_record_was_trimmed_is_no_gap_where_it_wa
         assert after.numbers == [1]
 
 
+@both_ways
+async def test_a_checkpoint_that_the_service_does_not_know_is_a_gap_too(kit: Kit) -> None:
+    await kit.put(range(2))
+    async with consuming(kit.source()) as consumer:
+        await consumer.until_delivered(range(2))
+    unknown = Refuse(code="InvalidArgumentException", status=400)
+    with kit.kinesis.add_fault(
+        unknown, operations=["GetShardIterator", "SubscribeToShard"], streams=[kit.config.stream_name]
+    ):
+        async with consuming(kit.source()) as after:
+            await after.until(lambda: bool(after.errors), "the gap is reported")
+    assert isinstance(after.errors[0], ShardGap)
+    assert after.errors[0].to_sequence_number is None
+    assert (await kit.lease(SHARD)).owner is None, "left cleanly, for whoever is to go on"
+
+
+async def test_a_permission_that_is_missing_for_long_ends_the_source(kit: Kit) -> None:
+    async with consuming(kit.source("reader")) as consumer:
+        await kit.put([0])
+        await consumer.until_delivered([0])
+        with kit.kinesis.refuse_access_key("reader"):
+            await consumer.until(lambda: bool(consumer.errors), "the source says so")
+    assert isinstance(consumer.errors[0], AccessError)
+
+
 async def test_what_is_missing_is_said_at_once(kit: Kit, embedded_aws: EmbeddedAws) -> None:
     nothing = Kit(embedded_aws)
     with pytest.raises(NotProvisioned, match="stream"):
@@ -257,6 +294,7 @@ async def test_what_is_missing_is_said_at_once(kit: Kit, embedded_aws: EmbeddedA
             pass
 
 
+@both_ways
 async def test_a_stream_that_is_deleted_while_it_is_read_ends_the_source(kit: Kit) -> None:
     async with consuming(kit.source()) as consumer:
         await consumer.until(lambda: bool(consumer.streams), "the shard is taken")
@@ -265,12 +303,7 @@ async def test_a_stream_that_is_deleted_while_it_is_read_ends_the_source(kit: Ki
     assert isinstance(consumer.errors[0], NotProvisioned)
 
 
-async def test_enhanced_fan_out_is_refused_while_there_is_none(kit: Kit) -> None:
-    config = KinesisConfig(stream_name="s", enhanced_fan_out=True)
-    with pytest.raises(ConfigError, match="enhanced_fan_out"):
-        KinesisSource(config, kit.aws)
-
-
+@both_ways
 async def test_lag_is_told_while_a_shard_is_held(kit: Kit) -> None:
     source = kit.source()
     await kit.put(range(3))
@@ -284,6 +317,7 @@ async def test_lag_is_told_while_a_shard_is_held(kit: Kit) -> None:
     assert source.lags == {}
 
 
+@both_ways
 async def test_a_worker_that_leaves_early_gets_the_rest_again(kit: Kit) -> None:
     await kit.put(range(3))
     left_once = False

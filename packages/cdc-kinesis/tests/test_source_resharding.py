@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import anyio
 import pytest
-from source_kit import Board, Kit, assert_keys_in_order, consuming, eventually
+from source_kit import Board, Kit, assert_keys_in_order, both_ways, consuming, eventually
 
 from cdc_core import Event, PartitionStream
 from cdc_testing.servers.kinesis import EmbeddedAws
@@ -17,12 +17,13 @@ PARENT = "shardId-000000000000"
 
 
 @pytest.fixture
-async def kit(embedded_aws: EmbeddedAws) -> Kit:
-    kit = Kit(embedded_aws)
+async def kit(servers: EmbeddedAws, fan_out: bool) -> Kit:
+    kit = Kit(servers, enhanced_fan_out=fan_out)
     await kit.create()
     return kit
 
 
+@both_ways
 async def test_a_split_shard_is_read_to_its_end_before_its_children(kit: Kit) -> None:
     async with consuming(kit.source()) as consumer:
         await kit.put(range(32))
@@ -34,8 +35,11 @@ async def test_a_split_shard_is_read_to_its_end_before_its_children(kit: Kit) ->
     assert set(shards[32:]) == {"shardId-000000000001", "shardId-000000000002"}
     assert sorted(consumer.numbers) == list(range(64))
     assert_keys_in_order(consumer.deliveries)
+    fences = [delivery.event.fence or 0 for delivery in consumer.deliveries]
+    assert max(fences[:32]) < min(fences[32:]), "a sink that compares by key refuses no child"
 
 
+@both_ways
 async def test_the_end_of_a_shard_is_written_only_when_all_of_it_is_done(kit: Kit) -> None:
     await kit.put(range(4))
     await kit.split(PARENT)
@@ -69,6 +73,7 @@ async def test_the_end_of_a_shard_is_written_only_when_all_of_it_is_done(kit: Ki
         await consumer.until_delivered(range(8))
 
 
+@both_ways
 async def test_a_shard_that_ended_unacknowledged_is_read_again_by_the_next(kit: Kit) -> None:
     await kit.put(range(4))
     await kit.split(PARENT)
@@ -82,8 +87,11 @@ async def test_a_shard_that_ended_unacknowledged_is_read_again_by_the_next(kit: 
     assert sorted(after.numbers) == list(range(2, 8))
 
 
-async def test_merged_shards_are_both_read_before_what_they_became(embedded_aws: EmbeddedAws) -> None:
-    kit = Kit(embedded_aws)
+@both_ways
+async def test_merged_shards_are_both_read_before_what_they_became(
+    servers: EmbeddedAws, fan_out: bool
+) -> None:
+    kit = Kit(servers, enhanced_fan_out=fan_out)
     await kit.create(shards=2)
     async with consuming(kit.source()) as consumer:
         await kit.put(range(32))
@@ -97,6 +105,7 @@ async def test_merged_shards_are_both_read_before_what_they_became(embedded_aws:
     assert_keys_in_order(consumer.deliveries)
 
 
+@both_ways
 async def test_nothing_is_lost_and_keys_keep_their_order_while_the_shards_change_under_load(
     kit: Kit,
 ) -> None:
@@ -120,6 +129,7 @@ async def test_nothing_is_lost_and_keys_keep_their_order_while_the_shards_change
     assert_keys_in_order(board.deliveries)
 
 
+@both_ways
 async def test_rows_of_finished_shards_are_deleted_once_their_children_have_begun(kit: Kit) -> None:
     async with consuming(kit.source()) as consumer:
         await kit.put(range(16))

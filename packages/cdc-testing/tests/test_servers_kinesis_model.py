@@ -22,6 +22,13 @@ def test_records_go_by_the_md5_of_their_partition_key_where_no_hash_key_is_given
     assert [result["ShardId"] for result in results] == ["shardId-000000000000", "shardId-000000000001"]
 
 
+def test_a_stream_that_spreads_records_by_itself_ignores_their_keys(call: Caller) -> None:
+    call("CreateStream", StreamName="s", ShardCount=2, RecordDistributionStrategy="AUTO")
+    summary = call("DescribeStreamSummary", StreamName="s")["StreamDescriptionSummary"]
+    assert summary["RecordDistributionStrategy"] == "AUTO"
+    assert len({result["ShardId"] for result in call.put(7, 7)["Records"]}) == 2
+
+
 def test_sequence_numbers_have_56_digits_and_differ_between_shards_and_streams(call: Caller) -> None:
     numbers: list[str] = []
     for stream in ("s", "t"):

@@ -12,7 +12,9 @@ Written and read by hand: that costs 0.4 us a row either way, protobuf's own cla
 from __future__ import annotations
 
 import hashlib
-from typing import Final, final
+import sys
+from collections.abc import Iterable
+from typing import Final, Protocol, final
 
 import msgspec
 
@@ -29,9 +31,9 @@ _ONE_BYTE: Final = 0x80
 # Longer rows than so many bytes are rare, and cost a microsecond more.
 _TABLE_SIZE: Final = 2048
 # What a row takes beside its data and a new partition key: two tags and lengths for each, and two indexes.
-ROW_OVERHEAD_BYTES: Final = 20
+_ROW_OVERHEAD_BYTES: Final = 20
 # What an aggregate takes without rows, with a hash key of 39 digits.
-EMPTY_BYTES: Final = len(_MAGIC) + _DIGEST_BYTES + 2 + 39
+_EMPTY_BYTES: Final = len(_MAGIC) + _DIGEST_BYTES + 2 + 39
 
 
 @final
@@ -46,41 +48,65 @@ class SubRecord(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
-@final
-class Aggregate:
-    """An aggregated record that is being written; every row gets the one explicit hash key.
+class KeyedRow(Protocol):
+    """A row that goes into an aggregate: its partition key in UTF-8, and its data."""
 
-    The Kinesis Client Library drops a whole aggregate if one row's hash key is outside the shard's range (measured).
+    @property
+    def key(self) -> bytes: ...
+
+    @property
+    def data(self) -> bytes: ...
+
+
+def aggregate(rows: Iterable[KeyedRow], explicit_hash_key: str, *, max_bytes: int) -> tuple[bytes, int]:
+    """Return the data of an aggregated record, and how many of the rows are in it: as many as fit, one at least.
+
+    Every row gets the one explicit hash key: the Kinesis Client Library drops a whole aggregate if one row's hash key
+    is outside the shard's range (measured).
     """
-
-    __slots__ = ("_explicit_hash_key", "_keys", "_parts", "count", "size")
-
-    def __init__(self, explicit_hash_key: str) -> None:
-        self._explicit_hash_key = explicit_hash_key.encode()
-        self._keys: dict[bytes, int] = {}
-        self._parts: list[bytes] = []
-        self.count = 0
-        # at most so many bytes will be written
-        self.size = EMPTY_BYTES
-
-    def add(self, partition_key: bytes, data: bytes) -> None:
-        """Add a row; the partition key in UTF-8."""
-        index = self._keys.setdefault(partition_key, len(self._keys))
+    indexes: dict[bytes, int] = {}
+    parts: list[bytes] = []
+    count, size = 0, _EMPTY_BYTES
+    for row in rows:
+        key, data = row.key, row.data
         length = len(data)
+        size += length + len(key) + _ROW_OVERHEAD_BYTES
+        if size > max_bytes and count:
+            break
+        count += 1
+        index = indexes.setdefault(key, len(indexes))
         if length < _TABLE_SIZE and index < _ONE_BYTE:
-            self._parts += (_BEFORE_INDEX[length], _VARINTS[index], _BEHIND_INDEX[length], data)
+            parts += (_BEFORE_INDEX[length], _VARINTS[index], _BEHIND_INDEX[length], data)
         else:
             inner = b"\x08%b\x10\x00\x1a%b" % (_varint(index), _varint(length))
-            self._parts += (b"\x1a", _varint(len(inner) + length), inner, data)
-        self.count += 1
-        self.size += length + len(partition_key) + ROW_OVERHEAD_BYTES
+            parts += (b"\x1a", _varint(len(inner) + length), inner, data)
+    head = [b"\x0a%b%b" % (_varint(len(key)), key) for key in indexes]
+    hash_key = explicit_hash_key.encode()
+    head.append(b"\x12%b%b" % (_varint(len(hash_key)), hash_key))
+    message = b"".join(head + parts)
+    return b"".join((_MAGIC, message, hashlib.md5(message, usedforsecurity=False).digest())), count
+
+
+@final
+class Aggregate:
+    """An aggregated record that is gathered row by row, whatever its size."""
+
+    def __init__(self, explicit_hash_key: str) -> None:
+        self._explicit_hash_key = explicit_hash_key
+        self._rows: list[KeyedRow] = []
+
+    def add(self, partition_key: bytes, data: bytes) -> None:
+        """Add a row; its partition key in UTF-8."""
+        self._rows.append(_GatheredRow(partition_key, data))
 
     def finish(self) -> bytes:
         """Return the record's data."""
-        head = [b"\x0a%b%b" % (_varint(len(key)), key) for key in self._keys]
-        head.append(b"\x12%b%b" % (_varint(len(self._explicit_hash_key)), self._explicit_hash_key))
-        message = b"".join(head + self._parts)
-        return b"".join((_MAGIC, message, hashlib.md5(message, usedforsecurity=False).digest()))
+        return aggregate(self._rows, self._explicit_hash_key, max_bytes=sys.maxsize)[0]
+
+
+class _GatheredRow(msgspec.Struct, frozen=True, gc=False):
+    key: bytes
+    data: bytes
 
 
 def deaggregate(data: bytes) -> list[SubRecord] | None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, cast, final
 
 import anyio
 import anyio.to_thread
 import boto3
+from anyio.lowlevel import RunVar
+from botocore.awsrequest import AWSPreparedRequest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -16,6 +21,23 @@ from ._config import KinesisConfig
 from ._errors import translated
 
 _MAX_THREADS: Final = 16
+_CHUNK_BYTES: Final = 1 << 18
+
+
+def body_until(deadline: float, body: bytes) -> Iterator[bytes]:
+    """Yield the body of a request as long as it may be sent: until a time of `time.monotonic`.
+
+    No timeout of a connection says when that begins: names are looked up, and a connection is made, before it, and
+    resolvers take their own time. A request whose body is cut short is none to the service.
+    """
+    for place in range(0, len(body), _CHUNK_BYTES):
+        if time.monotonic() > deadline:
+            raise TimeoutError("the time for the request was over before it was sent")
+        yield body[place : place + _CHUNK_BYTES]
+
+
+class _Sending(threading.local):
+    until: float | None = None
 
 
 @final
@@ -33,7 +55,9 @@ class Aws:
         self._clients: dict[tuple[str, float], Any] = {}
         # sessions are not safe for threads, and making a client changes one; clients are safe
         self._lock = threading.Lock()
-        self._limiter: anyio.CapacityLimiter | None = None
+        self._sending = _Sending()
+        # one for each run of an event loop: a transport that was provisioned under asyncio may be run under trio
+        self._limiters: RunVar[anyio.CapacityLimiter] = RunVar("cdc_kinesis threads")
 
     def client(self, service: str, *, timeout_seconds: float | None = None) -> Any:
         """Return the boto3 client of a service; the first call is slow: run it in a worker thread.
@@ -67,11 +91,25 @@ class Aws:
             AnswerLost: the network failed; the operation may have been carried out.
             ConfigError: no region, or parameters that cannot be.
         """
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(_MAX_THREADS)
+        limiter = self._limiters.get(None)
+        if limiter is None:
+            limiter = anyio.CapacityLimiter(_MAX_THREADS)
+            self._limiters.set(limiter)
         return await anyio.to_thread.run_sync(
-            partial(self.call_blocking, service, operation, **parameters), limiter=self._limiter
+            partial(self.call_blocking, service, operation, **parameters), limiter=limiter
         )
+
+    @contextmanager
+    def sending_until(self, deadline: float) -> Generator[None]:
+        """Let nothing be sent by this thread's boto3 calls inside the block after a time of `time.monotonic`.
+
+        boto3 knows timeouts of a connection only: it fetches credentials and looks names up before, in their time.
+        """
+        self._sending.until = deadline
+        try:
+            yield
+        finally:
+            self._sending.until = None
 
     def call_blocking(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
         """Do as `call` does, in a thread of the caller's."""
@@ -87,7 +125,7 @@ class Aws:
         read = self._config.request_timeout_seconds
         if timeout_seconds is None and service == "dynamodb":
             # a renewal that hangs leaves time for another before the lease expires
-            timeout_seconds = min(read, max(2.0, self._config.failover_seconds / 3))
+            timeout_seconds = min(read, max(5.0, self._config.failover_seconds / 3))
         if timeout_seconds is not None:
             connect = min(5.0, timeout_seconds / 4)
             read = timeout_seconds - connect
@@ -96,7 +134,7 @@ class Aws:
             "dynamodb": self._config.dynamodb_endpoint_url,
         }
         session = cast("Any", self._made_session())  # typed clients would have to be chosen by a literal name
-        return session.client(
+        client = session.client(
             service,
             region_name=self._config.region,
             endpoint_url=endpoints.get(service),
@@ -108,6 +146,15 @@ class Aws:
                 parameter_validation=False,
             ),
         )
+        client.meta.events.register(f"before-send.{service}", self._before_send)
+        return client
+
+    def _before_send(self, request: AWSPreparedRequest, **_: object) -> None:
+        deadline, body = self._sending.until, request.body
+        if deadline is not None and isinstance(body, bytes):
+            request.body = cast(
+                "Any", body_until(deadline, body)
+            )  # urllib3 takes it, the types do not say so
 
     def _made_session(self) -> boto3.Session:
         if self._session is None:

@@ -57,6 +57,35 @@ async def open_data_client(
         http.close()
 
 
+def page_of(answer: Mapping[str, Any]) -> Page:
+    """Return what boto3 gives for an answer of GetRecords, or for an event of SubscribeToShard, as a page."""
+    records = [
+        GotRecord(
+            one["SequenceNumber"],
+            one["PartitionKey"],
+            one["Data"],
+            one["ApproximateArrivalTimestamp"].timestamp(),
+        )
+        for one in answer["Records"]
+    ]
+    children = [
+        ChildShard(
+            child["ShardId"],
+            tuple(child["ParentShards"]),
+            child["HashKeyRange"]["StartingHashKey"],
+            child["HashKeyRange"]["EndingHashKey"],
+        )
+        for child in answer.get("ChildShards", ())
+    ]
+    return Page(
+        records,
+        answer.get("NextShardIterator") or None,
+        answer.get("MillisBehindLatest"),
+        children,
+        continuation=answer.get("ContinuationSequenceNumber") or None,
+    )
+
+
 @final
 class _Threads:
     """Worker threads of a client's own, so that nobody else's blocking calls hold its requests up."""
@@ -129,12 +158,14 @@ class _Boto3Client:
     async def put_records(
         self, entries: Sequence[PutEntry], *, timeout_seconds: float
     ) -> Sequence[PutOutcome]:
-        return await self._threads.run(partial(self._put, entries, timeout_seconds))
+        deadline = time.monotonic() + timeout_seconds
+        return await self._threads.run(partial(self._put, entries, deadline))
 
     async def get_records(self, iterator: str, *, limit: int, timeout_seconds: float) -> Page:
-        return await self._threads.run(partial(self._get, iterator, limit, timeout_seconds))
+        deadline = time.monotonic() + timeout_seconds
+        return await self._threads.run(partial(self._get, iterator, limit, deadline))
 
-    def _put(self, entries: Sequence[PutEntry], timeout_seconds: float) -> Sequence[PutOutcome]:
+    def _put(self, entries: Sequence[PutEntry], deadline: float) -> Sequence[PutOutcome]:
         records = [
             {
                 "Data": entry.data,
@@ -143,7 +174,7 @@ class _Boto3Client:
             }
             for entry in entries
         ]
-        answer = self._call("put_records", timeout_seconds, StreamName=self._stream, Records=records)
+        answer = self._call("put_records", deadline, StreamName=self._stream, Records=records)
         return [
             Refused(one["ErrorCode"], one.get("ErrorMessage", ""))
             if one.get("ErrorCode")
@@ -151,33 +182,14 @@ class _Boto3Client:
             for one in answer["Records"]
         ]
 
-    def _get(self, iterator: str, limit: int, timeout_seconds: float) -> Page:
-        answer = self._call("get_records", timeout_seconds, ShardIterator=iterator, Limit=limit)
-        records = [
-            GotRecord(
-                one["SequenceNumber"],
-                one["PartitionKey"],
-                one["Data"],
-                one["ApproximateArrivalTimestamp"].timestamp(),
-            )
-            for one in answer["Records"]
-        ]
-        children = [
-            ChildShard(
-                child["ShardId"],
-                tuple(child["ParentShards"]),
-                child["HashKeyRange"]["StartingHashKey"],
-                child["HashKeyRange"]["EndingHashKey"],
-            )
-            for child in answer.get("ChildShards", ())
-        ]
-        return Page(
-            records, answer.get("NextShardIterator") or None, answer.get("MillisBehindLatest"), children
-        )
+    def _get(self, iterator: str, limit: int, deadline: float) -> Page:
+        return page_of(self._call("get_records", deadline, ShardIterator=iterator, Limit=limit))
 
-    def _call(self, operation: str, timeout_seconds: float, **parameters: Any) -> dict[str, Any]:
+    def _call(self, operation: str, deadline: float, **parameters: Any) -> dict[str, Any]:
         where = {"service": "kinesis", "operation": operation, "stream": self._stream}
-        return _checked(where, lambda: getattr(self._client(timeout_seconds), operation)(**parameters))
+        client = self._client(deadline - time.monotonic())
+        with self._aws.sending_until(deadline):
+            return _checked(where, lambda: getattr(client, operation)(**parameters))
 
     def _client(self, timeout_seconds: float) -> Any:
         fitting = [bound for bound in _BOTO3_BOUNDS_SECONDS if bound <= timeout_seconds]

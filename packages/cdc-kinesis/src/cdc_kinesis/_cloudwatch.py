@@ -39,7 +39,8 @@ class StreamMetrics:
 
 async def stream_metrics(aws: Aws, stream_name: str, *, now: datetime | None = None) -> StreamMetrics:
     """Ask CloudWatch; never raises for what it answers, or does not."""
-    end = now or datetime.now(UTC)
+    # the end is exclusive, and the minute under way is the latest that there is
+    end = (now or datetime.now(UTC)) + timedelta(seconds=_PERIOD_SECONDS)
     queries = [
         {
             "Id": name,

@@ -16,6 +16,10 @@ Name = Annotated[str, MinLen(1), MaxLen(128)]
 TableName = Annotated[str, MinLen(3), MaxLen(255)]
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9_.-]+")
+_ENDPOINT: Final = re.compile(r"https?://(?:[^\s/?#:\[\]]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?(?:/\S*)?")
+# CreateStream and CreateTable, API references.
+_MAX_STREAM_NAME: Final = 128
+_MAX_TABLE_NAME: Final = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +31,7 @@ class KinesisConfig:
     - `stream_name`: as Kinesis demands: letters, digits, `_`, `.`, `-`.
     - `region`: None for the one of the session or the environment.
     - `kinesis_endpoint_url`, `dynamodb_endpoint_url`: other servers than AWS; None for what botocore finds
-      (`AWS_ENDPOINT_URL_KINESIS` and the like).
+      (`AWS_ENDPOINT_URL_KINESIS` and the like). Without credentials in them.
     - `shard_count`: created with so many shards; None for on-demand capacity. A stream that exists keeps its own.
     - `retention_hours`: of the stream; 24 to 8760. `encryption_key_id`: a KMS key, id or alias; None for no encryption.
 
@@ -45,7 +49,9 @@ class KinesisConfig:
     - `max_records_per_shard`: of one read, before de-aggregation; 10,000 at most.
     - `max_batch_events`, `max_batch_bytes`: of one batch given to a handler; `max_buffered_bytes`: of all records of a
       shard that wait for it.
-    - `enhanced_fan_out`: read by SubscribeToShard instead of polling. Experimental.
+    - `enhanced_fan_out`: read by SubscribeToShard instead of polling, as a consumer registered with the group's name.
+      Experimental: AWS says that SubscribeToShard over HTTP/1.1, which is all that boto3 speaks, is not supported and
+      may break at any time. Checked against the embedded server only.
     - `dead_letter_stream_name`: None for `<stream_name>-<group_id>-dead-letters`; `dead_letter_retention_hours`.
 
     The publisher:
@@ -101,6 +107,8 @@ class KinesisConfig:
         for field, allowed in _CHOICES.items():
             if (chosen := getattr(self, field)) not in allowed:
                 raise ConfigError(f"{field} is {chosen!r}", remedy=f"one of {', '.join(allowed)}")
+        self._check_endpoints()
+        self._check_made_names()
         self._check_start()
 
     @property
@@ -117,6 +125,30 @@ class KinesisConfig:
     def dead_letter_stream(self) -> str:
         """The name of the dead-letter stream."""
         return self.dead_letter_stream_name or f"{self.stream_name}-{self.group_id}-dead-letters"
+
+    def _check_endpoints(self) -> None:
+        for field in ("kinesis_endpoint_url", "dynamodb_endpoint_url"):
+            url: str | None = getattr(self, field)
+            if url is None:
+                continue
+            if "@" in url:  # the URL itself is in logs, reprs and errors, so it is not shown here
+                raise ConfigError(
+                    f"{field} holds credentials",
+                    remedy="leave them out: credentials are found as botocore does",
+                )
+            if _ENDPOINT.fullmatch(url) is None:
+                raise ConfigError(f"{field} is {url!r}", remedy="a URL, as http://localhost:4566")
+
+    def _check_made_names(self) -> None:
+        for field, name, most in (
+            ("dead_letter_stream_name", self.dead_letter_stream, _MAX_STREAM_NAME),
+            ("checkpoint_table_name", self.meta_table, _MAX_TABLE_NAME),
+        ):
+            if len(name) > most:
+                raise ConfigError(
+                    f"the name {name} has {len(name)} characters, and {most} are allowed",
+                    remedy=f"set {field} to a shorter name, or shorten stream_name or group_id",
+                )
 
     def _check_start(self) -> None:
         if (self.iterator_type == "AT_TIMESTAMP") is (self.start_at is None):

@@ -113,17 +113,15 @@ class Coordinator:
         self._scope.cancel()
         deadline = anyio.current_time() + self._membership.drain_timeout_seconds
         self._arrived.notify()
-        held = list(self._held.values())
         try:
             with anyio.move_on_at(deadline + LEAVE_MARGIN_SECONDS):
-                await self._stopped.wait()  # a lease that is being taken just now is held after it
-                held = list(self._held.values())
-                for each in held:
-                    each.revoke(deadline)
-                for each in held:
+                self._revoke_all(deadline)
+                await self._stopped.wait()
+                self._revoke_all(deadline)  # with what was being taken just now
+                for each in list(self._held.values()):
                     await each.ended.wait()
         finally:
-            for each in held:
+            for each in self._held.values():
                 each.abandon()
 
     def fail(self, error: CdcError) -> None:
@@ -145,11 +143,14 @@ class Coordinator:
                 raise StopAsyncIteration
             while self._assigned:
                 stream = self._assigned.popleft().stream
-                if (
-                    not stream.scope.finished.is_set()
-                ):  # otherwise it was lost or revoked before anybody entered it
+                # finished before anybody entered it: it was lost or revoked meanwhile
+                if not stream.scope.finished.is_set():
                     return stream
             await self._arrived.wait()
+
+    def _revoke_all(self, deadline: float) -> None:
+        for each in self._held.values():
+            each.revoke(deadline)
 
     async def _round_or_backoff(self) -> float:
         """Do one round; return after how many seconds to do the next."""
@@ -158,6 +159,9 @@ class Coordinator:
                 await self._initialise()
             awaits = await self._round()
         except CdcError as error:
+            if isinstance(error, AwsError) and error.code == "ResourceNotFoundException":
+                self.fail(self._no_stream())
+                return 0.0
             may_pass = error.retryable
             if isinstance(error, AccessError):
                 self._access_failures += 1
@@ -184,6 +188,8 @@ class Coordinator:
     async def _initialise(self) -> None:
         membership, config = self._membership, self._config
         summary, now = await self._describe()
+        if membership.consumer is not None:
+            await membership.consumer.find()
         leases = await membership.table.scan()
         meta = await self._meta_table.claim(
             config, summary, now, bucket_hash=self._bucket_hash, has_leases=bool(leases)
@@ -201,7 +207,7 @@ class Coordinator:
             answer = await self._membership.aws.call("kinesis", "describe_stream_summary", StreamName=name)
         except AwsError as error:
             if error.code == "ResourceNotFoundException":
-                raise NotProvisioned("the stream does not exist", where={"stream": name}) from error
+                raise self._no_stream() from error
             raise
         summary: Mapping[str, Any] = answer["StreamDescriptionSummary"]
         if summary["StreamStatus"] == "DELETING":
@@ -250,16 +256,17 @@ class Coordinator:
                 self._held[lease.shard_id].hand_over()
         for lease in todo.take:
             if lease.shard_id not in self._held:
-                await self._take(lease)
+                above = max((each.counter for each in leases if each.shard_id in lease.parents), default=0)
+                await self._take(lease, above=above)
         stolen = None if todo.steal is None else await membership.table.steal(todo.steal, membership.me)
         self._look_for_unknown(leases)
         return bool(todo.awaited) or stolen is not None
 
-    async def _take(self, lease: Lease) -> None:
+    async def _take(self, lease: Lease, *, above: int) -> None:
         # a lease that was taken and is not known to be would stand idle until it expires
         with anyio.CancelScope(shield=True):
             taken_at = self._membership.clock()
-            taken = await self._membership.table.take(lease, self._membership.me)
+            taken = await self._membership.table.take(lease, self._membership.me, above=above)
             if taken is None:
                 return
             held = HeldShard(self._membership, taken, taken_at=taken_at)
@@ -282,6 +289,9 @@ class Coordinator:
         if unknown - self._unknown:
             self._discover_at = float("-inf")
         self._unknown = unknown
+
+    def _no_stream(self) -> NotProvisioned:
+        return NotProvisioned("the stream does not exist", where={"stream": self._config.stream_name})
 
     def _wake(self) -> None:
         self._woken.set()

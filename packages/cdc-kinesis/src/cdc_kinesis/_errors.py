@@ -10,10 +10,12 @@ from botocore.exceptions import (
     ClientError,
     CredentialRetrievalError,
     HTTPClientError,
+    InvalidRegionError,
     NoCredentialsError,
     NoRegionError,
     ParamValidationError,
     PartialCredentialsError,
+    ProfileNotFound,
     SSLError,
     TokenRetrievalError,
 )
@@ -59,9 +61,15 @@ ACCESS_CODES: Final = frozenset(
     }
 )
 
+_TOO_MANY_REQUESTS: Final = 429
+
 
 class AwsError(SourceError):
-    """A service refused a request, or is not well; `code` is its own word, `response` what came with it."""
+    """A service refused a request, or is not well; `code` is its own word, `response` what came with it.
+
+    `status` is HTTP's, 0 where there was none. From 500 on nothing says how far the service got, whatever the code:
+    what stands before it (a load balancer, a proxy) answers without a body, and the status is all that there is.
+    """
 
     def __init__(
         self,
@@ -72,9 +80,11 @@ class AwsError(SourceError):
         remedy: str = "",
         response: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(message, where=where, remedy=remedy, retryable=code in RETRYABLE_CODES)
-        self.code = code
         self.response: Mapping[str, Any] = response or {}
+        self.status: int = self.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        may_pass = code in RETRYABLE_CODES or self.status >= 500 or self.status == _TOO_MANY_REQUESTS
+        super().__init__(message, where=where, remedy=remedy, retryable=may_pass)
+        self.code = code
 
 
 class AwsAccessError(AccessError):
@@ -112,6 +122,15 @@ def refused(
     return AwsError(text, code=code, where=where, response=response)
 
 
+def untrusted_certificate(reason: str, *, where: Mapping[str, object]) -> ConfigError:
+    """Return the error for a server whose certificate no authority of ours vouches for."""
+    return ConfigError(
+        f"the server's certificate is not trusted: {reason}",
+        where=where,
+        remedy="name the certificates to trust in AWS_CA_BUNDLE",
+    )
+
+
 def translated(error: BotoCoreError | ClientError, *, where: Mapping[str, object]) -> CdcError:
     """Return what botocore raised as one of our errors."""
     if isinstance(error, ClientError):
@@ -123,6 +142,12 @@ def translated(error: BotoCoreError | ClientError, *, where: Mapping[str, object
     text = f"{type(error).__name__}: {redact(str(error))}"
     if isinstance(error, NoRegionError):
         return ConfigError(text, where=where, remedy="set region, or AWS_REGION")
+    if isinstance(error, InvalidRegionError):
+        return ConfigError(text, where=where, remedy="set region to the name of one, as eu-west-1")
+    if isinstance(error, ProfileNotFound):
+        return ConfigError(
+            text, where=where, remedy="set AWS_PROFILE to a profile that is there, or unset it"
+        )
     if isinstance(error, ParamValidationError):
         return ConfigError(text, where=where)
     if isinstance(
@@ -135,6 +160,8 @@ def translated(error: BotoCoreError | ClientError, *, where: Mapping[str, object
             remedy="give botocore credentials: a profile, environment variables or a role",
         )
     remedy = "check the network and the endpoint"
+    if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
+        return untrusted_certificate(text, where=where)
     # an SSLError is a ConnectionError to botocore, and may come as late as with the answer
     if isinstance(error, (HTTPClientError, SSLError)):
         return AnswerLost(text, where=where, remedy=remedy)

@@ -15,6 +15,8 @@ from cdc_core import AccessError, Backoff, CdcError, Lane, Partition, RetryPolic
 from ._aws import Aws
 from ._config import KinesisConfig
 from ._errors import AnswerLost
+from ._fan_out import FanOut, FanOutConsumer
+from ._feed import Feed, Polling
 from ._lease_table import LeaseLost, LeaseTable
 from ._leases import HAND_OVER_SECONDS, Checkpoint, Lease
 from ._meta_table import Meta
@@ -50,6 +52,7 @@ def lease_clock() -> float:
 class Membership:
     """What all shards of one opened source share.
 
+    - `consumer`: for enhanced fan-out; None for polling.
     - `me`: unique to this opening, in this process and beyond.
     - `failed`: called with an error that no further try can mend.
     """
@@ -63,11 +66,19 @@ class Membership:
     pacing: Pacing
     lanes: Sequence[Lane]
     drain_timeout_seconds: float
+    consumer: FanOutConsumer | None = None
     meta: Meta | None = None
     retention_seconds: float = 24 * 3600.0
     lags: dict[str, ShardLag] = field(default_factory=dict[str, ShardLag])
     clock: Callable[[], float] = lease_clock
     failed: Callable[[CdcError], None] = lambda error: None
+
+    def feed_of(self, shard_id: str) -> Feed:
+        """Return a feed of one shard, by fan-out or by polling."""
+        if self.consumer is not None:
+            return FanOut(self.config, self.aws, self.consumer, shard_id, clock=self.clock)
+        pace = self.pacing.of(self.config, shard_id)
+        return Polling(self.config, self.aws, self.data, shard_id, pace=pace, clock=self.clock)
 
 
 @final
@@ -113,13 +124,11 @@ class HeldShard:
         self._reader = ShardReader(
             self._config,
             membership.aws,
-            membership.data,
+            membership.feed_of(lease.shard_id),
             self.stream,
             start=start,
-            pace=membership.pacing.of(self._config, lease.shard_id),
             lags=membership.lags,
             retention=self._retention,
-            clock=membership.clock,
         )
 
     async def run(self) -> None:

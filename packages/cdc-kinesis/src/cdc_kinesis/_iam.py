@@ -10,10 +10,10 @@ from cdc_core import ConfigError
 
 from ._config import KinesisConfig
 
-Role = Literal["consumer", "publisher", "provisioner", "operator"]
+PolicyRole = Literal["consumer", "publisher", "provisioner", "operator"]
 """Who is allowed: a pipeline, a reader's publisher, whoever provisions, whoever looks at lag and dead letters."""
 
-_STREAM: Final[Mapping[Role, tuple[str, ...]]] = {
+_STREAM: Final[Mapping[PolicyRole, tuple[str, ...]]] = {
     "consumer": (
         "DescribeStreamSummary",
         "GetRecords",
@@ -21,7 +21,7 @@ _STREAM: Final[Mapping[Role, tuple[str, ...]]] = {
         "ListShards",
         "ListTagsForStream",  # a pipeline runs the monitor, too
     ),
-    "publisher": ("DescribeStreamSummary", "PutRecords"),
+    "publisher": ("DescribeStreamSummary", "ListTagsForStream", "PutRecords"),
     "provisioner": (
         "AddTagsToStream",
         "CreateStream",
@@ -38,7 +38,7 @@ _STREAM: Final[Mapping[Role, tuple[str, ...]]] = {
         "ListTagsForStream",
     ),
 }
-_DEAD_LETTER_STREAM: Final[Mapping[Role, tuple[str, ...]]] = {
+_DEAD_LETTER_STREAM: Final[Mapping[PolicyRole, tuple[str, ...]]] = {
     # a pipeline that parks keys looks whether their letters are still there
     "consumer": ("DescribeStreamSummary", "GetRecords", "GetShardIterator", "ListShards", "PutRecords"),
     "publisher": (),
@@ -50,19 +50,19 @@ _DEAD_LETTER_STREAM: Final[Mapping[Role, tuple[str, ...]]] = {
     ),
     "operator": ("DescribeStreamSummary", "GetRecords", "GetShardIterator", "ListShards", "PutRecords"),
 }
-_LEASE_TABLE: Final[Mapping[Role, tuple[str, ...]]] = {
+_LEASE_TABLE: Final[Mapping[PolicyRole, tuple[str, ...]]] = {
     "consumer": ("DeleteItem", "DescribeTable", "GetItem", "PutItem", "Scan", "UpdateItem"),
     "publisher": (),
     "provisioner": ("CreateTable", "DeleteTable", "DescribeTable"),
     "operator": ("DescribeTable", "Scan"),
 }
-_META_TABLE: Final[Mapping[Role, tuple[str, ...]]] = {
+_META_TABLE: Final[Mapping[PolicyRole, tuple[str, ...]]] = {
     "consumer": ("DescribeTable", "GetItem", "PutItem", "UpdateItem"),
     "publisher": (),
     "provisioner": ("CreateTable", "DeleteTable", "DescribeTable", "GetItem", "UpdateItem"),
     "operator": ("DescribeTable", "GetItem"),
 }
-_KMS: Final[Mapping[Role, tuple[str, ...]]] = {
+_KMS: Final[Mapping[PolicyRole, tuple[str, ...]]] = {
     # Who reads decrypts, who writes asks for a data key (Kinesis developer guide, server-side encryption); a
     # consumer and an operator write dead letters.
     "consumer": ("Decrypt", "GenerateDataKey"),
@@ -70,12 +70,24 @@ _KMS: Final[Mapping[Role, tuple[str, ...]]] = {
     "provisioner": ("Decrypt", "DescribeKey"),
     "operator": ("Decrypt", "GenerateDataKey"),
 }
-_FAN_OUT: Final = ("DescribeStreamConsumer", "RegisterStreamConsumer")
+# Of the stream, and of the group's consumer: which of the two IAM looks at depends on how a call names the consumer.
+_FAN_OUT_STREAM: Final[Mapping[Role, tuple[str, ...]]] = {
+    "consumer": ("DescribeStreamConsumer",),
+    "publisher": (),
+    "provisioner": ("DeregisterStreamConsumer", "DescribeStreamConsumer", "RegisterStreamConsumer"),
+    "operator": (),
+}
+_FAN_OUT_CONSUMER: Final[Mapping[Role, tuple[str, ...]]] = {
+    "consumer": ("DescribeStreamConsumer", "SubscribeToShard"),
+    "publisher": (),
+    "provisioner": ("DeregisterStreamConsumer", "DescribeStreamConsumer"),
+    "operator": (),
+}
 _RECOVERY: Final = ("DescribeContinuousBackups", "UpdateContinuousBackups")
 
 
 def minimal_policy(
-    config: KinesisConfig, *, role: Role, partition: str = "aws", region: str = "*", account: str = "*"
+    config: KinesisConfig, *, role: PolicyRole, partition: str = "aws", region: str = "*", account: str = "*"
 ) -> dict[str, Any]:
     """Return the IAM policy with the least that a role needs for a config, as plain data.
 
@@ -96,10 +108,11 @@ def minimal_policy(
     letters = f"arn:{partition}:kinesis:{place}:stream/{config.dead_letter_stream}"
     lease_table = f"arn:{partition}:dynamodb:{place}:table/{config.lease_table}"
     meta_table = f"arn:{partition}:dynamodb:{place}:table/{config.meta_table}"
-    fan_out = config.enhanced_fan_out and role == "consumer"
+    fan_out = config.enhanced_fan_out
+    consumer = f"{stream}/consumer/{config.group_id}:*"
     statements = [
-        _allow("kinesis", (*_STREAM[role], *(_FAN_OUT if fan_out else ())), stream),
-        _allow("kinesis", ("DescribeStreamConsumer", "SubscribeToShard") if fan_out else (), f"{stream}/*"),
+        _allow("kinesis", (*_STREAM[role], *(_FAN_OUT_STREAM[role] if fan_out else ())), stream),
+        _allow("kinesis", _FAN_OUT_CONSUMER[role] if fan_out else (), consumer),
         _allow("kinesis", _DEAD_LETTER_STREAM[role], letters),
     ]
     recovery = _RECOVERY if config.point_in_time_recovery and role == "provisioner" else ()
@@ -121,7 +134,7 @@ def policy_text(policy: Mapping[str, Any]) -> str:
 
 
 def _encryption(
-    config: KinesisConfig, role: Role, *, partition: str, place: str, streams: Sequence[str]
+    config: KinesisConfig, role: PolicyRole, *, partition: str, place: str, streams: Sequence[str]
 ) -> list[dict[str, Any]]:
     key = config.encryption_key_id
     if key is None:

@@ -48,6 +48,16 @@ class StreamFacts:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerFacts:
+    """A consumer for enhanced fan-out; `arn` tells it from another that had or will have its name."""
+
+    name: str
+    arn: str
+    status: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TableFacts:
     """A table as DescribeTable tells of it; `token` tells it from another that had or will have its name."""
 
@@ -82,6 +92,20 @@ async def inspect_stream(aws: Aws, name: str, *, tags: bool = False) -> StreamFa
         distribution=summary.get("RecordDistributionStrategy"),
         tags=found,
     )
+
+
+async def inspect_consumer(aws: Aws, stream_arn: str, name: str) -> ConsumerFacts | None:
+    """Return what is known of a consumer for enhanced fan-out, None where none is registered."""
+    try:
+        answer = await call_patiently(
+            aws, "kinesis", "describe_stream_consumer", StreamARN=stream_arn, ConsumerName=name
+        )
+    except AwsError as error:
+        if error.code == "ResourceNotFoundException":
+            return None
+        raise
+    described: Mapping[str, Any] = answer["ConsumerDescription"]
+    return ConsumerFacts(name=name, arn=described["ConsumerARN"], status=described["ConsumerStatus"])
 
 
 async def inspect_table(aws: Aws, name: str) -> TableFacts | None:

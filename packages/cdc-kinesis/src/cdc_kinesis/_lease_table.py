@@ -68,8 +68,8 @@ class LeaseTable:
     Every method raises, besides what it names:
 
     - `AwsError`, `AwsAccessError`: the service refused, and nothing was written.
-    - `AnswerLost`, and `AwsError` of an internal failure: no answer, and the row, read afterwards, is as it was. The
-      write may still come. The same call again is safe: the first of the two goes through, and is known as our own.
+    - `AnswerLost`: no answer, or that of an internal failure, and the row, read afterwards, is as it was. The write
+      may still come. The same call again is safe: of the two one goes through. But count a lease's time from the first.
     - `NotProvisioned`: the table does not exist.
     - `SourceError`: a row lacks what every lease has.
     """
@@ -103,13 +103,16 @@ class LeaseTable:
         except (AnswerLost, AwsError) as error:
             if _is_condition(error):
                 return False
-            # asked again after a lost answer: whoever made the row, it is there
-            if not _is_ambiguous(error) or await self.read(lease.shard_id) is None:
+            # whoever made the row, it is there
+            if not isinstance(error, AnswerLost) or await self.read(lease.shard_id) is None:
                 raise
         return True
 
-    async def take(self, lease: Lease, me: str) -> Lease | None:
+    async def take(self, lease: Lease, me: str, *, above: int = 0) -> Lease | None:
         """Make `me` the owner and the only holder; None where the row has changed since it was read.
+
+        - `above`: the counter becomes greater than this as well: than the parents', so that it grows along with a key
+          that goes over from shard to shard.
 
         A hand-over that is under way ends with it, and its former owner can write nothing any more.
         """
@@ -118,7 +121,7 @@ class LeaseTable:
             lease,
             owner=me,
             checkpoint_owner=None,
-            counter=lease.counter + 1,
+            counter=max(lease.counter, above) + 1,
             owner_switches=lease.owner_switches + switches,
         )
         update = RowUpdate(
@@ -217,19 +220,24 @@ class LeaseTable:
         except (AnswerLost, AwsError) as error:
             if _is_condition(error):
                 return False
-            if not _is_ambiguous(error) or await self.read(lease.shard_id) is not None:
+            if not isinstance(error, AnswerLost) or await self.read(lease.shard_id) is not None:
                 raise
         return True
 
     async def _won(self, lease: Lease, update: RowUpdate, is_mine: Callable[[Lease], bool]) -> Lease | None:
-        """Write once; None where another write came first that is not `is_mine`."""
+        """Write once; None where another write came first.
+
+        That may be an earlier one of ours, come late. It is no win: others have seen it for longer than we know.
+        """
         try:
             return await self._update(lease, update)
-        except (AnswerLost, AwsError) as error:
-            now = await self._now(lease, error)
-            if now is not None and is_mine(now):
-                return now
+        except AnswerLost:
+            now = await self.read(lease.shard_id)
             if now is not None and _is_untouched(now, lease):
+                raise
+            return now if now is not None and is_mine(now) else None
+        except AwsError as error:
+            if not _is_condition(error):
                 raise
             return None
 
@@ -263,11 +271,12 @@ class LeaseTable:
 
     async def _now(self, lease: Lease, error: AnswerLost | AwsError) -> Lease | None:
         """Return the row as it is after a write that failed, or may have; raises `error` where nothing was done."""
-        if _is_condition(error) and isinstance(error, AwsError) and error.response.get("Item"):
-            return self._lease_of(error.response["Item"])
-        if _is_condition(error) or _is_ambiguous(error):
-            return await self.read(lease.shard_id)  # not every server gives the row with its refusal
-        raise error
+        if isinstance(error, AwsError):
+            if not _is_condition(error):
+                raise error
+            if error.response.get("Item"):
+                return self._lease_of(error.response["Item"])
+        return await self.read(lease.shard_id)  # not every server gives the row with its refusal
 
     async def _update(self, lease: Lease, update: RowUpdate) -> Lease:
         answer = await self._call("update_item", **update_request(lease, update))
@@ -277,11 +286,12 @@ class LeaseTable:
         try:
             return await self._aws.call("dynamodb", operation, TableName=self._table_name, **parameters)
         except AwsError as error:
-            if error.code != "ResourceNotFoundException":
-                raise
-            raise NotProvisioned(
-                "the lease table does not exist", where={"table": self._table_name}
-            ) from error
+            where = {"table": self._table_name}
+            if error.code == "ResourceNotFoundException":
+                raise NotProvisioned("the lease table does not exist", where=where) from error
+            if error.code in _AMBIGUOUS_CODES or error.status >= 500:
+                raise AnswerLost(error.message, where=where) from error
+            raise
 
     def _lease_of(self, item: Item) -> Lease:
         return lease_of(item, table_name=self._table_name)
@@ -332,7 +342,3 @@ def _is_next_of_ours(now: Lease, before: Lease) -> bool:
 
 def _is_condition(error: AnswerLost | AwsError) -> bool:
     return isinstance(error, AwsError) and error.code == "ConditionalCheckFailedException"
-
-
-def _is_ambiguous(error: AnswerLost | AwsError) -> bool:
-    return isinstance(error, AnswerLost) or error.code in _AMBIGUOUS_CODES

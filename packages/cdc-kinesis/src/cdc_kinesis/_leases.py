@@ -120,7 +120,7 @@ class LeaseClock:
     """Remembers how long each lease's counter has stood still, by the observer's own monotonic clock.
 
     - `failover_seconds`: a lease whose counter has not moved for so long is nobody's any more.
-    - `hand_over_seconds`: a former owner that has not handed over by then is no longer waited for.
+    - `hand_over_seconds`: the time that a former owner has to drain.
     """
 
     def __init__(self, *, failover_seconds: float, hand_over_seconds: float = HAND_OVER_SECONDS) -> None:
@@ -156,11 +156,11 @@ class LeaseClock:
         return seen.confirmed_at - seen.counter_since >= self._failover_seconds
 
     def is_overdue(self, lease: Lease) -> bool:
-        """Return whether a hand-over has lasted for longer than `hand_over_seconds`."""
+        """Return whether a hand-over has taken its time, and that in which the former owner hears of it."""
         seen = self._seen.get(lease.shard_id)
         if seen is None or not lease.is_handing_over or seen.pair != (lease.owner, lease.checkpoint_owner):
             return False
-        return seen.confirmed_at - seen.pair_since >= self._hand_over_seconds
+        return seen.confirmed_at - seen.pair_since >= self._hand_over_seconds + self._failover_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +206,7 @@ def plan(
 
     - `leases`: one scan of the table, that `clock` has observed.
     - `me`: unique to this run of this process.
-    - `held`: the shards that this worker reads now, also those that it drains.
+    - `held`: the shards that this worker reads now, also those that it drains, or whose worker has yet to leave.
     - `ready`: the shards that may be read, since their parents are done (`_shards.ready`).
     - `random`: so that workers that start together do not all run for the same lease.
     """
@@ -225,7 +225,10 @@ def plan(
     free = [
         lease
         for lease in active
-        if lease.owner != me and lease.shard_id in ready and (lease.owner is None or clock.is_expired(lease))
+        if lease.owner != me
+        and lease.shard_id in ready
+        and lease.shard_id not in held  # given back or lost, and its worker has not left yet
+        and (lease.owner is None or clock.is_expired(lease))
     ]
     loads = Counter(
         lease.owner for lease in active if lease.owner is not None and not clock.is_expired(lease)

@@ -75,14 +75,15 @@ class LetterShelf:
             for shard in await shards_in_order(self._aws, self._stream_name):
                 if shard.shard_id not in self._ended:
                     await self._read_shard(shard)
-        except AwsError as error:
-            # whatever it was, the next reading is a whole one: the stream may have been made anew
+        except NotProvisioned as error:
             self._forget()
-            if error.code != "ResourceNotFoundException":
-                raise
             raise NotProvisioned(
                 "the dead-letter stream does not exist", where={"stream": self._stream_name}
             ) from error
+        except AwsError:
+            # whatever it was, the next reading is a whole one: the stream may have been made anew
+            self._forget()
+            raise
 
     async def _read_shard(self, shard: Shard) -> None:
         shard_id = shard.shard_id

@@ -11,14 +11,17 @@ from typing import Any, Final, final
 from cdc_core import Action, Check, CheckState, Step
 
 from ._config import KinesisConfig
-from ._inspection import BUCKETS_TAG, CREATED_BY_TAG, StreamFacts, TableFacts, buckets_of
+from ._inspection import BUCKETS_TAG, CREATED_BY_TAG, ConsumerFacts, StreamFacts, TableFacts, buckets_of
 
 STREAM: Final = "kinesis stream"
 RETENTION: Final = "stream retention"
 ENCRYPTION: Final = "stream encryption"
 TAGS: Final = "stream tags"
+CONSUMER: Final = "stream consumer"
 TABLE: Final = "dynamodb table"
 RECOVERY: Final = "point-in-time recovery"
+
+UNKNOWN_ARN: Final = "<the ARN of the stream>"
 
 _NEW_STREAM_RETENTION_HOURS: Final = 24
 """What CreateStream gives every stream."""
@@ -122,6 +125,24 @@ def plan_table(name: str, found: TableFacts | None, *, hash_key: str) -> Planned
     if found.status == "DELETING":
         return _refuse(TABLE, name, "is being deleted", "wait until it is gone, and plan again")
     return _keep(TABLE, name, f"exists, {found.status}")
+
+
+def plan_consumer(name: str, stream: StreamFacts | None, found: ConsumerFacts | None) -> Planned:
+    """Return the step of the consumer that enhanced fan-out reads as.
+
+    Where the stream is still to be created, nobody knows its ARN: the call has a placeholder then.
+    """
+    if found is None:
+        stream_arn = UNKNOWN_ARN if stream is None else stream.arn
+        call = Call(
+            service="kinesis",
+            operation="register_stream_consumer",
+            parameters={"StreamARN": stream_arn, "ConsumerName": name},
+        )
+        return _act(Action.CREATE, CONSUMER, name, "for enhanced fan-out, paid by the hour and shard", call)
+    if found.status == "DELETING":
+        return _refuse(CONSUMER, name, "is being deregistered", "wait until it is gone, and plan again")
+    return _keep(CONSUMER, name, f"is registered, {found.status}")
 
 
 def plan_recovery(name: str, *, exists: bool, enabled: bool | None) -> Planned:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import final
 
 from cdc_core import Action, Check, CheckState, Plan, PlanOutdated, PlanRefused, Step
@@ -12,10 +13,19 @@ from cdc_core import Action, Check, CheckState, Plan, PlanOutdated, PlanRefused,
 from ._aws import Aws
 from ._config import KinesisConfig
 from ._errors import AnswerLost, AwsAccessError, AwsError
-from ._iam import Role, minimal_policy, policy_text
-from ._inspection import StreamFacts, inspect_recovery, inspect_stream, inspect_table
+from ._iam import PolicyRole, minimal_policy, policy_text
+from ._inspection import (
+    ConsumerFacts,
+    StreamFacts,
+    TableFacts,
+    inspect_consumer,
+    inspect_recovery,
+    inspect_stream,
+    inspect_table,
+)
 from ._patience import call_patiently, wait_until
 from ._plan_steps import (
+    CONSUMER,
     STREAM,
     TABLE,
     TAGS,
@@ -23,6 +33,7 @@ from ._plan_steps import (
     Planned,
     changes,
     check_stream,
+    plan_consumer,
     plan_recovery,
     plan_stream,
     plan_table,
@@ -32,7 +43,7 @@ from ._teardown import remember, tear_down
 
 logger = logging.getLogger("cdc_kinesis")
 
-_ROLES: tuple[Role, ...] = ("consumer", "publisher", "provisioner", "operator")
+_ROLES: tuple[PolicyRole, ...] = ("consumer", "publisher", "provisioner", "operator")
 
 
 @asynccontextmanager
@@ -89,7 +100,8 @@ class KinesisProvisioner:
         doing = changes(planned)
         created = [(step, call) for step, call in doing if step.action is Action.CREATE]
         for step, call in created:
-            await self._create(now, step, call)
+            if step.kind != CONSUMER:
+                await self._create(now, step, call)
         for step in now.steps:
             if step.kind in (STREAM, TABLE):
                 await self._until_active(step)
@@ -98,13 +110,15 @@ class KinesisProvisioner:
                 await self._change(step, call)
         if created:
             tables = [step.name for step, _ in created if step.kind == TABLE]
+            # before the consumer, which may fail by itself: what was created has to be known
             await remember(self._aws, self._config, tables)
+        await self._register(now, created)
 
     async def teardown(self, *, confirm: str) -> Plan:
-        """Delete the streams and tables that this group's provisioner created.
+        """Delete the streams and tables that this group's provisioner created, and deregister its consumer.
 
-        The stream stays if another group uses it or consumers with enhanced fan-out are registered, the dead-letter
-        stream if it holds letters.
+        The stream stays if another group uses it or others' consumers with enhanced fan-out are registered, the
+        dead-letter stream if it holds letters.
 
         - `confirm`: the stream's name.
 
@@ -126,6 +140,10 @@ class KinesisProvisioner:
         of_letters = plan_stream(wanted[1], letters, creator=config.lease_table)
         of_tables = [plan_table(name, found, hash_key=key) for name, found, key in tables]
         planned = [of_stream[0], of_letters[0], *of_tables, *of_stream[1:], *of_letters[1:]]
+        if config.enhanced_fan_out:
+            name = config.group_id
+            consumer = None if stream is None else await inspect_consumer(aws, stream.arn, name)
+            planned.append(plan_consumer(name, stream, consumer))
         if config.point_in_time_recovery:
             for name, found, _ in tables:
                 enabled = None if found is None else await inspect_recovery(aws, name)
@@ -169,9 +187,34 @@ class KinesisProvisioner:
             logger.info("created", extra={"kind": step.kind, "object": step.name})
             return
 
+    async def _register(self, now: Plan, created: Sequence[tuple[Step, Call]]) -> None:
+        """Register the consumer, if that is to be done: its stream is there by now."""
+        for step, call in created:
+            if step.kind != CONSUMER:
+                continue
+            stream = await inspect_stream(self._aws, self._config.stream_name)
+            if stream is None:
+                raise PlanOutdated(now, f"somebody deleted {STREAM} {self._config.stream_name}")
+            parameters = {**call.parameters, "StreamARN": stream.arn}
+            await self._create(now, step, replace(call, parameters=parameters))
+            await self._until_active(step, stream_arn=stream.arn)
+            consumer = await inspect_consumer(self._aws, stream.arn, step.name)
+            if consumer is not None:
+                await remember(self._aws, self._config, [], consumer_arn=consumer.arn)
+
     async def _change(self, step: Step, call: Call) -> None:
+        async def attempt() -> str:
+            try:
+                await call_patiently(self._aws, call.service, call.operation, **call.parameters)
+            except AwsError as error:
+                # a new table takes a while until it knows of backups (UpdateContinuousBackups, API reference)
+                if error.code != "ContinuousBackupsUnavailableException":
+                    raise
+                return "not ready"
+            return "changed"
+
         try:
-            await call_patiently(self._aws, call.service, call.operation, **call.parameters)
+            await wait_until(step.kind, step.name, attempt, wanted="changed")
         except AwsAccessError as error:
             if step.kind != TAGS:
                 raise
@@ -182,10 +225,15 @@ class KinesisProvisioner:
         if call.service == "kinesis":
             await self._until_active(Step(action=Action.KEEP, kind=STREAM, name=step.name))
 
-    async def _until_active(self, step: Step) -> None:
+    async def _until_active(self, step: Step, *, stream_arn: str = "") -> None:
         async def look() -> str:
-            inspect = inspect_stream if step.kind == STREAM else inspect_table
-            found = await inspect(self._aws, step.name)
+            found: StreamFacts | TableFacts | ConsumerFacts | None
+            if step.kind == CONSUMER:
+                found = await inspect_consumer(self._aws, stream_arn, step.name)
+            elif step.kind == STREAM:
+                found = await inspect_stream(self._aws, step.name)
+            else:
+                found = await inspect_table(self._aws, step.name)
             return "missing" if found is None else found.status
 
         await wait_until(step.kind, step.name, look, wanted="ACTIVE")

@@ -26,7 +26,7 @@ from cdc_core import (
 )
 
 from ._aws import Aws
-from ._buckets import DATA_FAULT_CODES, MAX_REQUEST_BYTES, Buckets, Request, Sealed
+from ._buckets import DATA_FAULT_CODES, MAX_REQUEST_BYTES, Buckets, Request, Row
 from ._client import open_data_client
 from ._config import KinesisConfig
 from ._errors import RETRYABLE_CODES, AwsError, refused
@@ -94,10 +94,10 @@ class KinesisPublisher:
         self._where = {"stream": config.stream_name}
         self._bucket_count = config.bucket_count
         self._max_record_bytes = min(max_record_bytes, MAX_REQUEST_BYTES)
+        # a byte less: the partition key of an aggregate
+        most = 0 if config.foreign_readers else min(config.max_aggregate_bytes, self._max_record_bytes - 1)
         self._buckets: Buckets[BatchReceipt] = Buckets(
-            config.bucket_count,
-            max_aggregate_bytes=0 if config.foreign_readers else config.max_aggregate_bytes,
-            max_requests=config.max_requests_in_flight,
+            config.bucket_count, max_aggregate_bytes=most, max_requests=config.max_requests_in_flight
         )
         self._encoder = RecordEncoder()
         self._rejected_in_a_row = 0
@@ -123,9 +123,9 @@ class KinesisPublisher:
         if self._error is not None:
             raise self._error
         receipt = BatchReceipt(len(batch))
-        self._take(batch, receipt)
-        if not receipt.open_rows:
+        if not batch:
             receipt.finish()
+        self._take(batch, receipt)
         self._send_what_may()
         return receipt
 
@@ -155,12 +155,11 @@ class KinesisPublisher:
             self._send_what_may()
 
     def _take(self, batch: Sequence[OutgoingEvent], receipt: BatchReceipt) -> None:
-        encode, add = self._encoder.encode, self._buckets.add
+        encode, add, crc32 = self._encoder.encode, self._buckets.add, zlib.crc32
         count, most, now = self._bucket_count, self._max_record_bytes, anyio.current_time()
-        crc32 = zlib.crc32
         for index, event in enumerate(batch):
             key = event.key
-            if key is not None and 0 < len(key) <= _MAX_PARTITION_KEY_CHARACTERS and key.isascii():
+            if key and len(key) <= _MAX_PARTITION_KEY_CHARACTERS and key.isascii():
                 bucket = (
                     crc32(key) % count
                 )  # as `bucket_of`, whose call costs a tenth of all that is done here
@@ -171,7 +170,7 @@ class KinesisPublisher:
             if len(data) + len(key) > most:
                 receipt.reject(index, self._oversize(len(data) + len(key)))
             else:
-                add(bucket, key, data, receipt, index, now)
+                add(bucket, Row(key, data, receipt, index), now)
 
     def _oversize(self, size: int) -> PublishError:
         return PublishError(
@@ -218,12 +217,12 @@ class KinesisPublisher:
         if settled.stored:
             self._rejected_in_a_row = 0
         for record in settled.stored:
-            for receipt in record.owners:
+            for row in record.rows:
+                receipt = row.owner
                 receipt.open_rows -= 1
                 if not receipt.open_rows:
                     receipt.finish()
-        for record, outcome in settled.faulty:
-            self._reject(record, refused(outcome.code, outcome.message, where=self._where))
+        self._reject(settled.faulty)
 
     def _refused(self, request: Request[BatchReceipt], error: CdcError) -> None:
         """Act on a request that brought no outcomes of its entries."""
@@ -231,22 +230,19 @@ class KinesisPublisher:
         if error.retryable:  # throttled, or its answer is lost: the same bytes again
             self._buckets.lose(request, now)
         elif isinstance(error, AwsError) and error.code in DATA_FAULT_CODES:
-            faulty = self._buckets.isolate(request, now)
-            if faulty is not None:
-                self._reject(faulty, error)
+            self._reject(self._buckets.isolate(request, Refused(error.code, error.message), now).faulty)
         else:
             self._buckets.lose(request, now)
             self._end(f"the stream cannot be written to: {error.message}", error)
 
-    def _reject(self, record: Sealed[BatchReceipt], cause: CdcError) -> None:
-        self._rejected_in_a_row += 1
-        if self._rejected_in_a_row >= _MAX_REJECTED_IN_A_ROW:
-            self._end(f"{self._rejected_in_a_row} rows in a row were refused: {cause.message}", cause)
-            return
-        receipt, index = record.owners[0], record.indexes[0]
-        receipt.reject(index, cause)
-        if not receipt.open_rows:
-            receipt.finish()
+    def _reject(self, faulty: Sequence[tuple[Row[BatchReceipt], Refused]]) -> None:
+        for row, outcome in faulty:
+            cause = refused(outcome.code, outcome.message, where=self._where)
+            self._rejected_in_a_row += 1
+            if self._rejected_in_a_row >= _MAX_REJECTED_IN_A_ROW:
+                self._end(f"{self._rejected_in_a_row} rows in a row were refused: {cause.message}", cause)
+                return
+            row.owner.reject(row.index, cause)
 
     def _fence_ran_out(self) -> None:
         message = "the reader may have lost its slot, so nothing more is sent"
@@ -265,8 +261,7 @@ def partition_key(key: bytes | None, table: TableId | None) -> bytes:
     BLAKE2b in hexadecimal; without a key the table; without a table `-`. It decides nothing: the hash key does.
     """
     if key is None:
-        text = "-" if table is None else str(table)
-        key = text.encode()
+        key = b"-" if table is None else str(table).encode()
     try:
         if 0 < len(key.decode()) <= _MAX_PARTITION_KEY_CHARACTERS:
             return key
@@ -279,11 +274,14 @@ async def _ready_stream(config: KinesisConfig, aws: Aws) -> StreamFacts:
     where = {"stream": config.stream_name}
     give_up_at = anyio.current_time() + _MAX_CREATING_SECONDS
     while True:
-        stream = await inspect_stream(aws, config.stream_name, tags=True)
+        stream = await inspect_stream(aws, config.stream_name)
+        if stream is not None and stream.status in _WRITABLE:
+            # the tags are not there to be asked for any earlier
+            stream = await inspect_stream(aws, config.stream_name, tags=True)
+            if stream is not None and stream.status in _WRITABLE:
+                return stream
         if stream is None or stream.status == "DELETING":
             raise NotProvisioned("there is no such stream", where=where)
-        if stream.status in _WRITABLE:
-            return stream
         if anyio.current_time() >= give_up_at:
             raise NotProvisioned(f"the stream is {stream.status} and not ACTIVE", where=where)
         await anyio.sleep(_CREATING_POLL_SECONDS)

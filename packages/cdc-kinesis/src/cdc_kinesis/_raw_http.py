@@ -22,8 +22,8 @@ from urllib3.util import Timeout, make_headers, parse_url
 
 from cdc_core import CdcError, ConfigError, redact
 
-from ._aws import Aws
-from ._errors import AnswerLost, AwsAccessError, refused, translated
+from ._aws import Aws, body_until
+from ._errors import AnswerLost, AwsAccessError, refused, translated, untrusted_certificate
 from ._version import __version__
 
 _CONNECT_TIMEOUT_SECONDS: Final = 5.0
@@ -114,8 +114,8 @@ class RawHttp:
         response = send(
             "POST",
             self._url if self._proxied else urlsplit(self._url).path or "/",
-            body=body,
-            headers=headers,
+            body=body_until(deadline, body),
+            headers={**headers, "Content-Length": str(len(body))},
             retries=False,
             redirect=False,
             timeout=timeout,
@@ -169,11 +169,7 @@ def _network_failure(error: Exception, where: Mapping[str, object]) -> CdcError:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return ConfigError(
-                f"the server's certificate is not trusted: {cause.verify_message}",
-                where=where,
-                remedy="name the certificates to trust in AWS_CA_BUNDLE",
-            )
+            return untrusted_certificate(cause.verify_message, where=where)
         cause = cause.__context__
     return AnswerLost(
         f"{type(error).__name__}: {redact(str(error))}",

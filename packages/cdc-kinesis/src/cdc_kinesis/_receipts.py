@@ -32,6 +32,8 @@ class BatchReceipt:
         """Say that a row can never be stored."""
         self._rejected.append(Rejected(index, cause))
         self.open_rows -= 1
+        if not self.open_rows:
+            self.finish()
 
     def finish(self) -> None:
         """Say that no row is open."""

@@ -38,9 +38,11 @@ from cdc_core import (
 
 # `,"00000132"]}`, the number counting from the comma (or brace) before "cdc" to the end
 _TAIL_BYTES: Final = 13
+_OPEN, _CLOSE = b"{}"
 _SIZE: Final = slice(-11, -3)
 _START: Final = b'"cdc":['
 _OPERATIONS: Final = {operation.value: operation for operation in Operation}
+_LSN_END: Final = 1 << 64
 # Tables times operations; a stream that holds more pays for decoding them again.
 _MAX_CACHED: Final = 4096
 
@@ -78,11 +80,11 @@ class RecordEncoder:
         else:
             shared = self._look_up(epoch, table, op)
         key, value = event.key, event.value
-        if key is None or key[:1] != b"{" or key[-1:] != b"}":
+        if not key or key[0] != _OPEN or key[-1] != _CLOSE:
             key = _in_base64(key)
         related_key = _NO_RELATED_KEY if event.related_key is None else _related_key(event.related_key)
         size = len(head) + len(key) + len(related_key) + len(shared) + _FIXED_BYTES
-        if value is not None and value[:1] == b"{" and value[-1:] == b"}" and len(value) > 2:
+        if value is not None and len(value) > 2 and value[0] == _OPEN and value[-1] == _CLOSE:
             tail = _TAILS[size] if size < _TAIL_COUNT else b',"%08d"]}' % size
             return b"".join((value[:-1], b',"cdc":', head[:-1], b",", key, related_key, shared, tail))
         other = _in_base64(value)
@@ -127,7 +129,7 @@ class RecordDecoder:
             shared = self._cache.get(meta.shared) or self._read(meta.shared)
             if isinstance(meta.commit_lsn, str):
                 identity = _parsed(meta.commit_lsn)
-            elif shared.epoch is None:
+            elif shared.epoch is None or not _can_be(meta):
                 return _foreign(data, partition_key, position, fence, delivery)
             else:
                 identity = ChangeIdentity(shared.epoch, meta.commit_lsn, meta.ordinal, meta.sub_index)
@@ -136,7 +138,7 @@ class RecordDecoder:
             key = raw_key if raw_key[:1] == b"{" else _key_of(raw_key)
             related_key = None if meta.related_key is None else b64decode(meta.related_key)
             bucket = meta.bucket
-        except (msgspec.DecodeError, ValueError):
+        except (msgspec.DecodeError, ValueError, RecursionError):  # the last of brackets by the thousand
             return _foreign(data, partition_key, position, fence, delivery)
         return Event(
             key=key,
@@ -310,6 +312,18 @@ def _parsed(text: str) -> Identity | None:
         return None
 
 
+def _can_be(meta: _Row) -> bool:
+    """Say whether the numbers are an identity's; others could not be read back from a dead letter."""
+    return (
+        isinstance(meta.commit_lsn, int)
+        and 0 <= meta.commit_lsn < _LSN_END
+        and meta.ordinal >= 0
+        and meta.sub_index >= 0
+    )
+
+
 def _parsed_epoch(text: str) -> Epoch:
-    system_id, timeline, slot, fingerprint = text.split(":", 3)
-    return Epoch(system_id, int(timeline), slot, fingerprint)
+    first = parse_identity(f"{text}:0/0:0.0")  # raises ValueError where no epoch prints so
+    if not isinstance(first, ChangeIdentity):
+        raise ValueError(f"not an epoch: {text[:80]!r}")
+    return first.epoch

@@ -68,15 +68,23 @@ class ChildShard(msgspec.Struct, frozen=True, gc=False):
 
 @final
 class Page(msgspec.Struct, frozen=True, gc=False):
-    """One answer of GetRecords; `next_iterator` is None at the end of a closed shard.
+    """One answer of GetRecords, or one event of SubscribeToShard.
 
-    `millis_behind_latest`: None where the service did not say.
+    - `next_iterator`: of GetRecords; None at the end of a closed shard.
+    - `millis_behind_latest`: None where the service did not say.
+    - `continuation`: of SubscribeToShard, the sequence number behind which it goes on; None at the end as well.
     """
 
     records: Sequence[GotRecord]
     next_iterator: str | None
     millis_behind_latest: int | None
     children: Sequence[ChildShard] = ()
+    continuation: str | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether a closed shard has nothing behind it."""
+        return self.next_iterator is None and self.continuation is None
 
 
 class DataClient(Protocol):

@@ -25,12 +25,24 @@ class ShardGap(SourceError):
     - `to_sequence_number`: the first record that is there again; None where none is.
 
     The source ends; what goes on is the operator's choice: first bring the sink back into line (a snapshot), then set
-    the lease's checkpoint to TRIM_HORIZON, which reads on with what is left.
+    the lease's checkpoint to TRIM_HORIZON, which reads on with what is left; or, where the stream has dropped the whole
+    shard, delete the lease, which lets its children be read.
     """
 
     def __init__(
-        self, config: KinesisConfig, shard_id: str, from_sequence_number: str | None, to: str | None
+        self,
+        config: KinesisConfig,
+        shard_id: str,
+        from_sequence_number: str | None,
+        to: str | None,
+        *,
+        shard_is_gone: bool = False,
     ) -> None:
+        change = f"in the table {config.lease_table} " + (
+            f"delete the item whose leaseKey is {shard_id}"
+            if shard_is_gone
+            else f"set checkpoint to TRIM_HORIZON and checkpointSubSequenceNumber to 0 where leaseKey is {shard_id}"
+        )
         super().__init__(
             "records behind the checkpoint were trimmed before they were read, or may have been",
             where={
@@ -40,9 +52,8 @@ class ShardGap(SourceError):
                 "to": to or "the end",
             },
             remedy=(
-                "take a snapshot of what may be missing, and read on with what is left: in the table "
-                f"{config.lease_table} set checkpoint to TRIM_HORIZON and checkpointSubSequenceNumber to 0 "
-                f"where leaseKey is {shard_id}; a longer retention gives more time"
+                f"take a snapshot of what may be missing, and read on with what is left: {change}; "
+                "a longer retention gives more time"
             ),
         )
         self.stream_name = config.stream_name
@@ -92,8 +103,10 @@ class Retention:
             return False
         return millis_behind_latest == 0 or millis_behind_latest / 1000 >= 0.999 * self._retention_seconds
 
-    async def check(self, last: str | None, following: str | None) -> None:
+    async def check(self, last: str | None, following: str | None, *, shard_is_gone: bool = False) -> None:
         """Make sure that nothing can be missing between two records.
+
+        - `shard_is_gone`: the stream has dropped the shard: nobody can read on in it.
 
         Raises:
             ShardGap: something is, or may be.
@@ -103,7 +116,7 @@ class Retention:
             mark = await self._marks.read(self._shard_id)
             self._until = None if mark is None else self._clock() - (time.time() - mark)
         if self._until is None or self._clock() - self._until >= self._retention_seconds:
-            raise ShardGap(self._config, self._shard_id, last, following)
+            raise ShardGap(self._config, self._shard_id, last, following, shard_is_gone=shard_is_gone)
 
     async def mark(self, last_arrived_at: float | None) -> None:
         """Write down that all is read and done, where the last record is so old that it may be gone the next time.

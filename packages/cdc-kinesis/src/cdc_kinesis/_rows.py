@@ -8,12 +8,12 @@ from typing import Final, final, overload
 
 import msgspec
 
-from cdc_core import Event, Lane
+from cdc_core import Event
 
 from ._aggregation import deaggregate
 from ._leases import Checkpoint
 from ._position import KinesisPosition
-from ._record_data import decode_record
+from ._record_data import RecordDecoder
 from ._records import GotRecord
 
 
@@ -91,15 +91,15 @@ class EventBatch(Sequence[Event]):
     - `first_delivery`: the number of the first one in its stream.
     """
 
-    __slots__ = ("_events", "_fence", "_lanes", "_rows", "_shard_id", "first_delivery")
+    __slots__ = ("_decoder", "_events", "_fence", "_rows", "_shard_id", "first_delivery")
 
     def __init__(
-        self, rows: Sequence[Row], shard_id: str, lanes: Sequence[Lane], fence: int, first_delivery: int
+        self, rows: Sequence[Row], shard_id: str, decoder: RecordDecoder, fence: int, first_delivery: int
     ) -> None:
         self.first_delivery: Final = first_delivery
         self._rows = rows
         self._shard_id = shard_id
-        self._lanes = lanes
+        self._decoder = decoder
         self._fence = fence
         self._events: list[Event | None] = [None] * len(rows)
 
@@ -127,13 +127,12 @@ class EventBatch(Sequence[Event]):
         event = self._events[index]
         if event is None:
             row = self._rows[index]
-            event = self._events[index] = decode_record(
+            event = self._events[index] = self._decoder.decode(
                 row.data,
-                partition_key=row.partition_key,
-                position=KinesisPosition(self._shard_id, row.sequence_number, _sub_sequence(row)),
-                lanes=self._lanes,
-                fence=self._fence,
-                delivery=self.first_delivery + index,
+                row.partition_key,
+                KinesisPosition(self._shard_id, row.sequence_number, _sub_sequence(row)),
+                self._fence,
+                self.first_delivery + index,
             )
         return event
 

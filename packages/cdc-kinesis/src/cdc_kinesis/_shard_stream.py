@@ -16,6 +16,7 @@ from cdc_core import AckTracker, Event, Lane, Partition, PartitionLost, WorkerSc
 from ._config import KinesisConfig
 from ._leases import Checkpoint
 from ._position import KinesisPosition
+from ._record_data import RecordDecoder
 from ._records import GotRecord
 from ._rows import EventBatch, RowBuffer
 
@@ -74,7 +75,7 @@ class ShardStream:
         self._config = config
         self._buffer = buffer
         self._writer = writer
-        self._lanes = lanes
+        self._decoder = RecordDecoder(lanes)
         self._fence = fence
         self._clock = clock
         self._acks: AckTracker[None] = AckTracker()
@@ -227,7 +228,7 @@ class ShardStream:
         if self._acks.in_flight == 0:
             self.changed.notify()  # from now on somebody has to look for what is acknowledged
         first = self._acks.deliver(len(rows))
-        batch = EventBatch(rows, self._partition.id, self._lanes, self._fence, first)
+        batch = EventBatch(rows, self._partition.id, self._decoder, self._fence, first)
         self._handed.append(batch)
         return batch
 

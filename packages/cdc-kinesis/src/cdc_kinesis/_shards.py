@@ -10,7 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
 
+from cdc_core import NotProvisioned
+
 from ._aws import Aws
+from ._errors import AwsError
 from ._leases import AT_TIMESTAMP, LATEST, TRIM_HORIZON, Checkpoint, Lease
 from ._records import ChildShard
 
@@ -44,11 +47,20 @@ async def list_shards(aws: Aws, stream_name: str) -> list[Shard]:
     """Return all shards that the stream still holds, open and closed, by id.
 
     No ShardFilter: local servers answer it differently or not at all.
+
+    Raises:
+        NotProvisioned: there is no such stream.
+        AwsError, AwsAccessError, AnswerLost: see `Aws.call`.
     """
     shards: list[Shard] = []
     page: dict[str, Any] = {"StreamName": stream_name}
     while True:
-        answer = await aws.call("kinesis", "list_shards", **page)
+        try:
+            answer = await aws.call("kinesis", "list_shards", **page)
+        except AwsError as error:
+            if error.code != "ResourceNotFoundException":
+                raise
+            raise NotProvisioned("the stream does not exist", where={"stream": stream_name}) from error
         shards += [_shard_of(description) for description in answer["Shards"]]
         if not answer.get("NextToken"):
             return sorted(shards, key=lambda shard: shard.shard_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import uuid
@@ -12,18 +13,21 @@ from typing import Final, final
 
 import anyio
 
-from cdc_core import ConfigError, Lane, PartitionStream, open_task_group
+from cdc_core import Lane, PartitionStream, open_task_group
 
 from ._aws import Aws
 from ._client import open_data_client
 from ._config import KinesisConfig
 from ._coordinator import Coordinator
+from ._fan_out import FanOutConsumer
 from ._holding import Membership
 from ._lease_table import LeaseTable
 from ._meta_table import MetaTable
 from ._pacing import Pacing
 from ._retention import ReadMarks
 from ._shard_reader import ShardLag
+
+_logger = logging.getLogger("cdc_kinesis")
 
 # How `cdc_core.bucket_of` makes buckets of keys; another hash would move keys between lanes.
 BUCKET_HASH: Final = "crc32"
@@ -47,10 +51,6 @@ class KinesisSource:
         pacing: Pacing | None = None,
         lags: dict[str, ShardLag] | None = None,
     ) -> None:
-        if config.enhanced_fan_out:
-            raise ConfigError(
-                "enhanced_fan_out is not available yet", remedy="leave it out: shards are read by polling"
-            )
         self.lags: Final[dict[str, ShardLag]] = {} if lags is None else lags
         self._config = config
         self._aws = aws
@@ -63,12 +63,17 @@ class KinesisSource:
         A service that cannot be reached is waited for.
 
         Raises:
-            NotProvisioned: the stream or a table does not exist.
+            NotProvisioned: the stream or a table does not exist, or the consumer for enhanced fan-out.
             ShardGap: while iterating: records were trimmed before they were read, or may have been.
             ConfigError: the table is another group's or another stream's, or the buckets are others.
             AccessError, SourceError: as their names say.
         """
         config, aws = self._config, self._aws
+        if config.enhanced_fan_out:
+            _logger.warning(
+                "enhanced fan-out is experimental: AWS does not support it over HTTP/1.1, and may break it",
+                extra={"stream": config.stream_name, "consumer": config.group_id},
+            )
         async with open_data_client(config, aws) as data, open_task_group() as tasks:
             membership = Membership(
                 config=config,
@@ -81,6 +86,7 @@ class KinesisSource:
                 lanes=[Lane(f"{config.stream_name}/{bucket}") for bucket in range(config.bucket_count)],
                 drain_timeout_seconds=drain_timeout_seconds,
                 lags=self.lags,
+                consumer=FanOutConsumer(config, aws) if config.enhanced_fan_out else None,
             )
             coordinator = Coordinator(
                 membership,

@@ -11,20 +11,26 @@ from cdc_core import Action, ConfigError, NotProvisioned, Plan, Step
 from ._aws import Aws
 from ._config import KinesisConfig
 from ._errors import AwsAccessError, AwsError
-from ._inspection import CREATED_BY_TAG, TableFacts, inspect_stream, inspect_table
+from ._inspection import CREATED_BY_TAG, TableFacts, inspect_consumer, inspect_stream, inspect_table
 from ._letter_shelf import LetterShelf
 from ._patience import call_patiently, wait_until
-from ._plan_steps import STREAM, TABLE, Call
+from ._plan_steps import CONSUMER, STREAM, TABLE, Call
 
 logger = logging.getLogger("cdc_kinesis")
 
 _META_SUFFIX: Final = "-cdc-meta"
+_CONSUMER: Final = "consumer"
 _ROW: Final = {"name": {"S": "provisioned"}}
 
 
-async def remember(aws: Aws, config: KinesisConfig, tables: Sequence[str]) -> None:
-    """Write down in the meta table which tables were created, with what tells them from others of their names."""
+async def remember(aws: Aws, config: KinesisConfig, tables: Sequence[str], *, consumer_arn: str = "") -> None:
+    """Write down in the meta table which tables were created, with what tells them from others of their names.
+
+    - `consumer_arn`: of the consumer that was registered; it tells by itself.
+    """
     values = {"stream_name": config.stream_name, "group_id": config.group_id}
+    if consumer_arn:
+        values[_CONSUMER] = consumer_arn
     for name in tables:
         if (found := await inspect_table(aws, name)) is not None:
             values[_attribute(config, name)] = found.token
@@ -46,16 +52,50 @@ async def tear_down(aws: Aws, config: KinesisConfig, *, confirm: str) -> Plan:
             f"teardown was confirmed with {confirm!r}",
             remedy=f"confirm with the stream's name, {config.stream_name!r}",
         )
+    recorded = await _recorded(aws, config)
     steps = [
+        await _drop_consumer(aws, config, recorded.get(_CONSUMER)),
         await _drop_stream(aws, config, config.stream_name, await _users(aws, config)),
         await _drop_stream(aws, config, config.dead_letter_stream, await _letters(aws, config)),
     ]
-    recorded = await _recorded(aws, config)
     steps += [
         await _drop_table(aws, name, recorded.get(_attribute(config, name)))
         for name in (config.lease_table, config.meta_table)
     ]
     return Plan(steps=tuple(step for step in steps if step is not None))
+
+
+async def _drop_consumer(aws: Aws, config: KinesisConfig, recorded: str | None) -> Step | None:
+    """Deregister the consumer, which would keep the stream; looked for where one may be only."""
+    if recorded is None and not config.enhanced_fan_out:
+        return None
+    stream = await inspect_stream(aws, config.stream_name)
+    if stream is None:
+        return None
+    name, stream_arn = config.group_id, stream.arn
+    found = await inspect_consumer(aws, stream_arn, name)
+    if found is None:
+        return None
+    if found.arn != recorded:
+        return _kept(CONSUMER, name, "was not registered here")
+    call = Call(
+        service="kinesis",
+        operation="deregister_stream_consumer",
+        parameters={"StreamARN": stream_arn, "ConsumerName": name},
+    )
+    try:
+        await call_patiently(aws, call.service, call.operation, **call.parameters)
+    except AwsError as error:
+        if error.code != "ResourceNotFoundException":
+            raise
+
+    async def look() -> str:
+        consumer = await inspect_consumer(aws, stream_arn, name)
+        return "gone" if consumer is None else consumer.status
+
+    await wait_until(CONSUMER, name, look, wanted="gone")
+    logger.info("deleted", extra={"kind": CONSUMER, "object": name})
+    return Step(action=Action.DROP, kind=CONSUMER, name=name, statement=call.statement)
 
 
 async def _drop_stream(aws: Aws, config: KinesisConfig, name: str, reason: str) -> Step | None:

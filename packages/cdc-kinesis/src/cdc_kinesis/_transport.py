@@ -28,6 +28,7 @@ from ._dead_letters import open_dead_letters, open_error_router
 from ._monitor import open_monitor
 from ._pacing import Pacing
 from ._provisioner import open_provisioner
+from ._publisher import open_publisher
 from ._source import KinesisSource
 
 _TRAITS: Final = Traits(
@@ -49,16 +50,20 @@ class KinesisTransport:
 
     - `config`: the stream, the group, and the bounds of reading and writing.
     - `session`: your own, with its credentials and region; None for one that finds them as botocore does.
+    - `pacing`: give transports of several groups in one process the same object: the service's limits are those of a
+      shard, whoever reads it.
 
     Nothing is opened and nobody asked before a part of it is used.
 
     >>> transport = KinesisTransport(KinesisConfig(region="eu-west-1", stream_name="shop", group_id="billing"))
     """
 
-    def __init__(self, config: KinesisConfig, *, session: boto3.Session | None = None) -> None:
+    def __init__(
+        self, config: KinesisConfig, *, session: boto3.Session | None = None, pacing: Pacing | None = None
+    ) -> None:
         self.config = config
         self._aws = Aws(config, session)
-        self._pacing = Pacing()
+        self._pacing = pacing if pacing is not None else Pacing()
 
     def __repr__(self) -> str:
         return f"KinesisTransport({self.config!r})"
@@ -90,8 +95,6 @@ class KinesisTransport:
 
     def publisher(self, fence: Fence) -> AbstractAsyncContextManager[WalPublisher]:
         """Open the publisher for a reader; what it rejects goes to the reader's own dead letters."""
-        from ._publisher import open_publisher
-
         return open_publisher(self.config, self._aws, fence)
 
 

@@ -57,6 +57,7 @@ def describe_call(
     """Say what a request is about, as far as its members tell."""
     stream = getattr(request, "stream_name", None) or ""
     arn = getattr(request, "stream_arn", None) or getattr(request, "resource_arn", None)
+    arn = arn or getattr(request, "consumer_arn", None)
     if not stream and arn:
         stream = arn.partition(":stream/")[2].partition("/")[0]
     shard = getattr(request, "shard_id", None) or getattr(request, "shard_to_split", None) or ""

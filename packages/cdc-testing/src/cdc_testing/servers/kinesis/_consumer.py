@@ -2,6 +2,23 @@ from typing import Any, final
 
 
 @final
+class Subscription:
+    """A consumer's view of one shard, for five minutes."""
+
+    def __init__(
+        self, stream: str, generation: int, consumer: str, shard: str, position: int, began_at: float
+    ) -> None:
+        self.stream = stream
+        self.generation = generation
+        self.consumer = consumer
+        self.shard = shard
+        self.position = position
+        self.began_at = began_at
+        self.continuation = ""
+        self.ended = False
+
+
+@final
 class Consumer:
     """A registered consumer of enhanced fan-out."""
 
@@ -10,6 +27,7 @@ class Consumer:
         self.arn = f"{stream_arn}/consumer/{name}:{int(created_at)}"
         self.created_at = created_at
         self.tags: dict[str, str] = {}
+        self.subscriptions: dict[str, Subscription] = {}
         self._active_at = active_at
         self._gone_at: float | None = None
 

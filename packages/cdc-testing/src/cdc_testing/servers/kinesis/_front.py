@@ -5,28 +5,33 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, final
 
+from . import _eventstream
 from ._calls import Call, LoggedCall, describe_call
 from ._codec import CODECS, JSON, Codec
+from ._consumer import Subscription
 from ._faults import Delay, Drop, Fault, Faults, Hold, Refuse
 from ._operations import OPERATIONS, Operation
 from ._refusal import Refusal
 from ._service import Answer, Service
 from ._signature import check_signature, parse_authorization
+from ._subscribing import next_event
 from ._writing import put_record, put_records
 
 _TARGET: Final = "Kinesis_20131202."
+_IDLE_SECONDS: Final = 1.0
 _logger = logging.getLogger("cdc_testing.servers.kinesis")
 
 
 class HttpAnswer(NamedTuple):
-    """What goes back to a client."""
+    """What goes back to a client: the body, or one that comes in pieces."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    pieces: Iterator[bytes] | None = None
 
 
 @final
@@ -52,6 +57,9 @@ class Front:
         self._secret = secret
         self.faults = Faults()
         self.lock = threading.Lock()
+        # What subscriptions wait for; the lock is the same.
+        self._changed = threading.Condition(self.lock)
+        self._closed = False
         self._clock = clock
         self._advanced = 0.0
         self._log: deque[LoggedCall] = deque(maxlen=log_size)
@@ -65,8 +73,16 @@ class Front:
         """Move the server's time on."""
         if seconds < 0:
             raise ValueError(f"time does not run backwards: {seconds}")
-        with self.lock:
+        with self._changed:
             self._advanced += seconds
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let go on what faults hold, and end every subscription."""
+        self.faults.clear()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def calls(self) -> Sequence[LoggedCall]:
         """The latest requests, oldest first."""
@@ -76,9 +92,10 @@ class Front:
     def reset(self) -> None:
         """Forget every stream, fault and logged request."""
         self.faults.clear()
-        with self.lock:
+        with self._changed:
             self.service.streams.clear()
             self._log.clear()
+            self._changed.notify_all()
 
     def answer(self, path: str, headers: Mapping[str, str], body: bytes) -> HttpAnswer | None:
         """Carry out a request; None: close the connection without an answer.
@@ -91,7 +108,14 @@ class Front:
             operation = _operation(headers)
             authorization = parse_authorization(headers)
             if self._secret is not None:
-                check_signature(authorization, self._secret, path=path, headers=headers, body=body)
+                check_signature(
+                    authorization,
+                    self._secret,
+                    region=self.service.region,
+                    path=path,
+                    headers=headers,
+                    body=body,
+                )
             request = codec.decode(operation, body)
         except Refusal as refusal:
             return _refused(refusal, codec)
@@ -129,16 +153,43 @@ class Front:
             return None
         if refusal is not None:
             return _refused(refusal, codec)
+        if answer is not None and call.operation == "SubscribeToShard":
+            headers = _headers(codec, _eventstream.CONTENT_TYPE)
+            return HttpAnswer(200, headers, b"", self._events(answer["Subscription"], codec))
         return HttpAnswer(200, _headers(codec), codec.encode(answer))
 
     def _call(self, operation: Operation[Any], request: Any, call: Call) -> Answer:
-        with self.lock:
+        with self._changed:
             now = self.now()
             rejecting = self.faults.rejecting(call, now) if call.records else None
             if rejecting is None:
-                return operation(self.service, request, now)
-            put: Callable[..., Answer] = put_records if call.operation == "PutRecords" else put_record
-            return put(self.service, request, now, rejecting)
+                answer = operation(self.service, request, now)
+            else:
+                put: Callable[..., Answer] = put_records if call.operation == "PutRecords" else put_record
+                answer = put(self.service, request, now, rejecting)
+            self._changed.notify_all()
+            return answer
+
+    def _events(self, subscription: Subscription, codec: Codec) -> Iterator[bytes]:
+        """The messages of a subscription, as they come; an empty one each second, as a sign of life."""
+        yield _eventstream.encode_event("initial-response", codec.content_type, codec.encode({}))
+        idle = False
+        while True:
+            with self._changed:
+                try:
+                    event = None if self._closed else next_event(self.service, subscription, self.now())
+                except Refusal as refusal:
+                    content = codec.encode({"message": refusal.message})
+                    last = _eventstream.encode_exception(refusal.code, codec.content_type, content)
+                    break
+                if event is None:
+                    return
+                if not event["Records"] and not subscription.ended and not idle:
+                    idle = not self._changed.wait(_IDLE_SECONDS)
+                    continue
+            idle = False
+            yield _eventstream.encode_event("SubscribeToShardEvent", codec.content_type, codec.encode(event))
+        yield last
 
     def _meet(self, met: Sequence[Fault], *, stored: bool) -> bool:
         """Undergo the faults of one side; whether the request goes on. Raises what is to be answered."""
@@ -189,5 +240,8 @@ def _refused(refusal: Refusal, codec: Codec) -> HttpAnswer:
     return HttpAnswer(refusal.status, _headers(codec), codec.encode(content))
 
 
-def _headers(codec: Codec) -> tuple[tuple[str, str], ...]:
-    return (("Content-Type", codec.content_type), ("x-amzn-RequestId", str(uuid.uuid4())))
+def _headers(codec: Codec, content_type: str | None = None) -> tuple[tuple[str, str], ...]:
+    return (
+        ("Content-Type", content_type or codec.content_type),
+        ("x-amzn-RequestId", str(uuid.uuid4())),
+    )

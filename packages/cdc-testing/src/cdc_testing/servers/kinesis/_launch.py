@@ -136,7 +136,7 @@ def serving(front: Front, port: int) -> Generator[str]:
     try:
         yield f"http://127.0.0.1:{http.port}"
     finally:
-        front.faults.clear()
+        front.close()
         http.close()
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final, Generic, TypeVar, final
 
 import msgspec
 
-from . import _consumers, _listing, _reading, _resharding, _streams, _tags, _writing
+from . import _consumers, _listing, _reading, _resharding, _streams, _subscribing, _tags, _writing
 from . import _requests as requests
 from ._refusal import Refusal
 from ._service import Answer, Service
@@ -80,6 +80,7 @@ _ALL: Final[tuple[Operation[Any], ...]] = (
     Operation(requests.SplitShard, _resharding.split_shard),
     Operation(requests.StartStreamEncryption, _streams.start_encryption),
     Operation(requests.StopStreamEncryption, _streams.stop_encryption),
+    Operation(requests.SubscribeToShard, _subscribing.subscribe),
     Operation(requests.TagResource, _tags.tag_resource),
     Operation(requests.UntagResource, _tags.untag_resource),
     Operation(requests.UpdateMaxRecordSize, _streams.update_max_record_size),

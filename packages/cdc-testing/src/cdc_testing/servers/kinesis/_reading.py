@@ -128,7 +128,7 @@ def get_records(service: Service, request: requests.GetRecords, now: float) -> A
     if service.rates is not None and not shard.measure(service.rates, now).may_read(now):
         raise throttled(f"Rate exceeded for shard {shard.shard_id} in stream {stream.name}.")
     start = shard.index_at(iterator.position)
-    records, size, full = _page(shard, start, min(request.limit or MAX_GET_RECORDS, MAX_GET_RECORDS))
+    records, size, full = page_of(shard, start, min(request.limit or MAX_GET_RECORDS, MAX_GET_RECORDS))
     if service.rates is not None:
         shard.measure(service.rates, now).read(size, now, full=full)
     end = start + len(records)
@@ -148,7 +148,8 @@ def millis_behind(shard: Shard, end: int, now: float) -> int:
     return max(1, round((now - shard.records[end].approximate_arrival_timestamp) * 1000))
 
 
-def _page(shard: Shard, start: int, limit: int) -> tuple[list[Record], int, bool]:
+def page_of(shard: Shard, start: int, limit: int = MAX_GET_RECORDS) -> tuple[list[Record], int, bool]:
+    """The records from an index on that fit one answer, their bytes, and whether 10 MiB ended it."""
     records = shard.records[start : start + limit]
     size = 0
     for count, record in enumerate(records):

@@ -239,3 +239,15 @@ class ListStreamConsumers(Request, frozen=True, kw_only=True):
     next_token: NextToken | None = None
     max_results: ListLimit | None = None
     stream_creation_timestamp: Timestamp | None = None
+
+
+class StartingPosition(Request, frozen=True, kw_only=True):
+    type: IteratorType
+    sequence_number: SequenceNumber | None = None
+    timestamp: Timestamp | None = None
+
+
+class SubscribeToShard(Request, frozen=True, kw_only=True):
+    consumer_arn: ConsumerArn
+    shard_id: ShardId
+    starting_position: StartingPosition

@@ -159,7 +159,7 @@ class EmbeddedKinesis:
     def calls(
         self, operation: str | None = None, *, stream: str | None = None, shard: str | None = None
     ) -> list[LoggedCall]:
-        """The latest requests (10,000), oldest first, by the names given."""
+        """The latest requests (10,000), oldest first, by the names given; malformed ones are not among them."""
         return [
             logged
             for logged in self._ours("calls").calls()

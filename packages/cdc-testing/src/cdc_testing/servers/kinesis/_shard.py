@@ -1,3 +1,4 @@
+import bisect
 from typing import Any, final
 
 import msgspec
@@ -91,11 +92,7 @@ class Shard:
 
     def trim(self, before: float) -> None:
         """Drop the records that arrived before a time."""
-        count = 0
-        for record in self.records:
-            if record.approximate_arrival_timestamp >= before:
-                break
-            count += 1
+        count = bisect.bisect_left(self.records, before, key=_arrival)
         del self.records[:count]
         self._first_ordinal += count
 
@@ -103,12 +100,14 @@ class Shard:
         """The index in `records` of the first one at or after a position."""
         return max(0, position - self._first_ordinal)
 
+    def number_before(self, index: int) -> str:
+        """The sequence number after which reading goes on with the record at an index in `records`."""
+        return self.records[index - 1].sequence_number if index > 0 else self.first_sequence
+
     def position_at_time(self, timestamp: float) -> int:
         """The position of the first record that arrived at or after a time."""
-        for index, record in enumerate(self.records):
-            if record.approximate_arrival_timestamp >= timestamp:
-                return self._first_ordinal + index
-        return self.next_position
+        index = bisect.bisect_left(self.records, timestamp, key=_arrival)
+        return self._first_ordinal + index
 
     def measure(self, rates: Rates, now: float) -> ShardMeter:
         """What it has borne lately; kept from the first call on."""
@@ -138,3 +137,7 @@ class Shard:
 
     def hash_key_range(self) -> dict[str, str]:
         return {"StartingHashKey": str(self.first_hash), "EndingHashKey": str(self.last_hash)}
+
+
+def _arrival(record: Record) -> float:
+    return record.approximate_arrival_timestamp

@@ -47,7 +47,13 @@ def parse_authorization(headers: Mapping[str, str]) -> Authorization:
 
 
 def check_signature(
-    authorization: Authorization, secret: str, *, path: str, headers: Mapping[str, str], body: bytes
+    authorization: Authorization,
+    secret: str,
+    *,
+    region: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
 ) -> None:
     """Sign the request again; raises Refusal where the signature is another, or leaves out what it must cover."""
     unsigned = [name for name in _REQUIRED if name not in authorization.signed_headers]
@@ -56,6 +62,10 @@ def check_signature(
         raise Refusal(
             "IncompleteSignatureException",
             f"the signature must cover {', '.join(_REQUIRED)}, and its date be x-amz-date's",
+        )
+    if authorization.region != region:
+        raise Refusal(
+            "InvalidSignatureException", f"Credential should be scoped to a valid region, such as {region}."
         )
     canonical = "\n".join(
         (

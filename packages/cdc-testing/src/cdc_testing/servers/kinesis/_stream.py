@@ -1,5 +1,5 @@
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal, final
 
 from ._consumer import Consumer
@@ -32,6 +32,7 @@ class Stream:
         self.retention_hours = MIN_RETENTION_HOURS
         self.max_record_kib = DEFAULT_RECORD_KIB
         self.distribution: str | None = None
+        self.spread = self._spread()
         self.key_id: str | None = None
         self.tags: dict[str, str] = {}
         self.consumers: dict[str, Consumer] = {}
@@ -195,3 +196,7 @@ class Stream:
             (shard for shard in self.shards.values() if shard.is_open), key=lambda shard: shard.first_hash
         )
         self._first_hashes = [shard.first_hash for shard in self._open]
+
+    def _spread(self) -> Iterator[Shard]:
+        while True:
+            yield from tuple(self._open)

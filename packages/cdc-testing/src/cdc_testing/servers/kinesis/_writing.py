@@ -26,7 +26,7 @@ def put_records(
     _check_size(request.records, stream.max_record_kib)
     results: list[dict[str, str]] = []
     failed = 0
-    for entry, hash_key in zip(request.records, _hash_keys(request.records), strict=True):
+    for entry, hash_key in zip(request.records, _hash_keys(stream, request.records), strict=True):
         shard = stream.shard_for(hash_key)
         rejected = _rejected(service, stream, shard, entry, now, rejecting)
         if rejected is None:
@@ -49,7 +49,7 @@ def put_record(
         explicit_hash_key=request.explicit_hash_key,
     )
     _check_size([entry], stream.max_record_kib)
-    shard = stream.shard_for(_hash_keys([entry])[0])
+    shard = stream.shard_for(_hash_keys(stream, [entry])[0])
     _check_ordering(stream, request.sequence_number_for_ordering, now)
     rejected = _rejected(service, stream, shard, entry, now, rejecting)
     if rejected is not None:
@@ -84,7 +84,10 @@ def _check_size(entries: Sequence[requests.Entry], max_record_kib: int) -> None:
         raise invalid(f"Records size exceeds {MAX_PUT_BYTES // KIB // KIB} MB limit")
 
 
-def _hash_keys(entries: Sequence[requests.Entry]) -> list[int]:
+def _hash_keys(stream: Stream, entries: Sequence[requests.Entry]) -> list[int]:
+    if stream.distribution == "AUTO":
+        # Such a stream spreads records as it likes, whatever their keys: here over its shards in turn.
+        return [next(stream.spread).first_hash for _ in entries]
     keys: list[int] = []
     for entry in entries:
         if entry.explicit_hash_key is None:
