@@ -214,7 +214,7 @@ def test_an_unknown_role_is_refused() -> None:
 
 
 @pytest.mark.parametrize("role", ["consumer", "publisher", "provisioner", "operator"])
-def test_only_a_config_with_fan_out_asks_for_its_permissions(role: Role) -> None:
+def test_only_a_config_with_fan_out_asks_for_its_permissions(role: PolicyRole) -> None:
     config = KinesisConfig(stream_name="shop", group_id="billing")
     without, having = (
         {

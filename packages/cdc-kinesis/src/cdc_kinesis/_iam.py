@@ -71,13 +71,13 @@ _KMS: Final[Mapping[PolicyRole, tuple[str, ...]]] = {
     "operator": ("Decrypt", "GenerateDataKey"),
 }
 # Of the stream, and of the group's consumer: which of the two IAM looks at depends on how a call names the consumer.
-_FAN_OUT_STREAM: Final[Mapping[Role, tuple[str, ...]]] = {
+_FAN_OUT_STREAM: Final[Mapping[PolicyRole, tuple[str, ...]]] = {
     "consumer": ("DescribeStreamConsumer",),
     "publisher": (),
     "provisioner": ("DeregisterStreamConsumer", "DescribeStreamConsumer", "RegisterStreamConsumer"),
     "operator": (),
 }
-_FAN_OUT_CONSUMER: Final[Mapping[Role, tuple[str, ...]]] = {
+_FAN_OUT_CONSUMER: Final[Mapping[PolicyRole, tuple[str, ...]]] = {
     "consumer": ("DescribeStreamConsumer", "SubscribeToShard"),
     "publisher": (),
     "provisioner": ("DeregisterStreamConsumer", "DescribeStreamConsumer"),
