@@ -124,6 +124,8 @@ def minimal_policy(
         # before it deletes a stream it looks for other groups of that stream
         others = f"arn:{partition}:dynamodb:{place}:table/*-cdc-meta"
         statements += [_allow("dynamodb", ("ListTables",), "*"), _allow("dynamodb", ("Scan",), others)]
+    if config.cloudwatch and role in ("consumer", "operator"):
+        statements.append(_allow("cloudwatch", ("GetMetricData",), "*"))  # it knows no narrower resource
     statements += _encryption(config, role, partition=partition, place=place, streams=(stream, letters))
     return {"Version": "2012-10-17", "Statement": [one for one in statements if one["Action"]]}
 
