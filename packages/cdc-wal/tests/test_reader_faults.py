@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -127,6 +128,23 @@ async def test_rule_19_a_cut_connection_resolves_what_is_in_flight_before_the_lo
         events = await consume(transport, ROWS)
     assert list(dict.fromkeys(ids(events))) == list(range(ROWS))
     assert len({event.identity for event in events}) == ROWS
+
+
+@pytest.mark.usefixtures("rows")
+async def test_rule_19_a_reader_that_has_read_all_knows_of_its_slot_while_the_receipts_settle_one_by_one(
+    config: WalConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Half of the timeout of a second is over long before the last receipt. Each confirmation is progress to report,
+    # sooner than the server is asked for lack of any, and the server has nothing more to send by itself.
+    transport = MemoryTransport(faults=[Delay(number, 0.2) for number in range(1, ROWS + 1)])
+    reader = WalReader(replace(config, max_batch_events=1), to=transport)
+    async with reader.running():
+
+        async def all_are_stored() -> bool:
+            return sum(len(log.records) for log in transport.logs) >= ROWS
+
+        await eventually(all_are_stored, why="all are stored")
+    assert not [record for record in caplog.records if record.name == "cdc_wal"], "the fence ran out"
 
 
 @pytest.mark.usefixtures("rows")
