@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import final
 
 from cdc_core import ChangeIdentity
-from cdc_kinesis._aggregation import deaggregate
-from cdc_kinesis._record_data import decode_record
+from cdc_kinesis._aggregation import SubRecord, deaggregate
+from cdc_kinesis._record_data import RecordDecoder
 from cdc_kinesis._records import PutEntry, PutOutcome, Refused, Stored
 
 
@@ -47,15 +47,14 @@ class ServiceModel:
     def _store(self, entry: PutEntry) -> PutOutcome:
         if self.rng.random() < self.refused:
             return Refused("ProvisionedThroughputExceededException", "")
-        rows = deaggregate(entry.data)
-        shard = self.stored[entry.explicit_hash_key]
-        shard += map(number_of, [entry.data] if rows is None else [row.data for row in rows])
+        whole = SubRecord(entry.partition_key, None, entry.data)
+        self.stored[entry.explicit_hash_key] += map(number_of, deaggregate(entry.data) or [whole])
         return Stored("shardId-000000000000", "1")
 
 
-def number_of(data: bytes) -> int:
+def number_of(row: SubRecord) -> int:
     """Return the number of a row, its identity's ordinal."""
-    identity = decode_record(data, partition_key="", position="nowhere", lanes=()).identity
+    identity = RecordDecoder(()).decode_row(row, "nowhere").identity
     assert isinstance(identity, ChangeIdentity)
     return identity.ordinal
 

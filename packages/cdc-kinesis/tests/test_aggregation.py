@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdc_kinesis._aggregation import Aggregate, SubRecord, aggregate, deaggregate
 from cdc_kinesis._buckets import Row
+from cdc_kinesis._row_heads import RowHead
 
 HASH_KEY = "170141183460469231731687303715884105728"
 
@@ -26,6 +31,14 @@ GOLDEN = bytes.fromhex(
 )
 
 
+def reference(name: str) -> Any:
+    """Return a module of Amazon's aws_kinesis_agg, the format's reference in Python."""
+    if find_spec("aws_kinesis_agg") is None:
+        pytest.skip("aws_kinesis_agg is not installed")
+    import_module("aws_kinesis_agg.deaggregator")  # adds to the path what its modules import
+    return import_module(f"aws_kinesis_agg.{name}")
+
+
 def aggregated(content: list[tuple[str, bytes]], hash_key: str = HASH_KEY) -> bytes:
     aggregate = Aggregate(hash_key)
     for key, data in content:
@@ -37,14 +50,16 @@ def sealed(message: bytes) -> bytes:
     return b"\xf3\x89\x9a\xc2" + message + hashlib.md5(message).digest()
 
 
+@settings(deadline=None)
 @given(rows)
 def test_rows_come_back_as_they_were(content: list[tuple[str, bytes]]) -> None:
     assert deaggregate(aggregated(content)) == [SubRecord(key, HASH_KEY, data) for key, data in content]
 
 
+@settings(deadline=None)
 @given(rows)
 def test_the_reference_implementation_reads_what_we_write(content: list[tuple[str, bytes]]) -> None:
-    deaggregator = pytest.importorskip("aws_kinesis_agg.deaggregator")
+    deaggregator = reference("deaggregator")
     record = {
         "kinesis": {
             "kinesisSchemaVersion": "1.0",
@@ -61,9 +76,10 @@ def test_the_reference_implementation_reads_what_we_write(content: list[tuple[st
     ] == [(key, HASH_KEY, base64.b64encode(data)) for key, data in content]
 
 
+@settings(deadline=None)
 @given(rows)
 def test_the_bytes_are_those_of_the_reference_implementation(content: list[tuple[str, bytes]]) -> None:
-    messages = pytest.importorskip("aws_kinesis_agg.messages_pb2")
+    messages = reference("messages_pb2")
     message = messages.AggregatedRecord()
     table: dict[str, int] = {}
     message.explicit_hash_key_table.append(HASH_KEY)
@@ -114,6 +130,7 @@ def test_a_wrong_digest_leaves_the_record_as_it_is() -> None:
     assert deaggregate(data[:-1] + bytes([data[-1] ^ 1])) is None
 
 
+@settings(deadline=None)
 @given(rows, st.data())
 def test_damaged_data_never_raises(content: list[tuple[str, bytes]], data: st.DataObject) -> None:
     message = bytearray(aggregated(content)[4:-16])
@@ -124,19 +141,76 @@ def test_damaged_data_never_raises(content: list[tuple[str, bytes]], data: st.Da
     assert found is None or len(found) <= len(message)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_other_data_is_no_aggregate(data: bytes) -> None:
     assert deaggregate(data) is None
 
 
+@settings(deadline=None)
 @given(rows, st.integers(0, 60_000))
 def test_an_aggregate_holds_as_many_rows_as_fit_and_one_at_least(
     content: list[tuple[str, bytes]], max_bytes: int
 ) -> None:
     gathered = [Row(key.encode(), data, None, 0) for key, data in content]
-    written, count = aggregate(gathered, "9" * 39, max_bytes=max_bytes)
+    written, count = aggregate(gathered, "9" * 39, bucket=1, max_bytes=max_bytes)
     assert deaggregate(written) == [SubRecord(key, "9" * 39, data) for key, data in content[:count]]
     assert count == 1 or len(written) <= max_bytes
     # nearly: what a row takes is estimated
-    more = [len(row.key) + len(row.data) + 20 for row in gathered[: count + 1]]
-    assert count == len(content) or sum(more) + 70 > max_bytes
+    more = [len(row.key) + len(row.data) + 24 for row in gathered[: count + 1]]
+    assert count == len(content) or sum(more) + 100 > max_bytes
+
+
+heads = st.none() | st.builds(
+    RowHead,
+    st.integers(0, 2**63 - 1),
+    st.integers(0, 10**6),
+    st.integers(0, 9),
+    st.none() | st.floats(0, 1e11, allow_nan=False),
+    st.integers(0, 3),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(keys, lengths, heads), min_size=1, max_size=40), st.integers(500, 60_000))
+def test_what_an_aggregate_says_of_its_rows_comes_back_and_others_pass_over_it(
+    content: list[tuple[str, int, RowHead | None]], max_bytes: int
+) -> None:
+    gathered = [
+        Row(
+            key.encode(),
+            b"x" * length,
+            None,
+            0,
+            msgspec.json.encode(head),
+            b"" if head is None else b'"%d":"shared %d"' % (head.shared, head.shared),
+        )
+        for key, length, head in content
+    ]
+    written, count = aggregate(gathered, HASH_KEY, bucket=7, max_bytes=max_bytes)
+    assert count == 1 or len(written) <= max_bytes
+    got = deaggregate(written)
+    assert got is not None
+    assert [(one.partition_key, len(one.data), one.head) for one in got] == content[:count]
+    for one in got:
+        if one.head is not None:
+            assert one.heads is not None
+            assert (one.heads.bucket, one.heads.shared[one.head.shared]) == (7, f"shared {one.head.shared}")
+    messages = reference("messages_pb2")
+    message = messages.AggregatedRecord.FromString(written[4:-16])
+    assert [len(one.data) for one in message.records] == [length for _, length, _ in content[:count]]
+
+
+def test_heads_that_do_not_fit_the_rows_say_nothing() -> None:
+    row = Row(b"k", b"x", None, 0, b"[1,2,3,4.5,0]", b'"0":"s"')
+    written, _ = aggregate([row, row], HASH_KEY, bucket=7, max_bytes=1000)
+    message = written[4:-16]
+    for damaged in (
+        message.replace(b"[1,2,3,4.5,0],[1,2,3,4.5,0]", b"[1,2,3,4.5,0],[1,2,3,4.5],0"),
+        message.replace(b"[1,2,3,4.5,0],[1,2,3,4.5,0]", b"[1,2,3,4.5,0] [1,2,3,4.5,0]"),
+        message.replace(b"[1,2,3,4.5,0],[1,2,3,4.5,0]", b"[1,2,3,4.5,0] " + b" " * 13),
+    ):
+        assert damaged != message
+        got = deaggregate(sealed(damaged))
+        assert got is not None
+        assert [(one.data, one.head, one.heads) for one in got] == [(b"x", None, None)] * 2

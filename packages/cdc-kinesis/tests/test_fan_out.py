@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -71,6 +72,10 @@ def threads_inside() -> list[str]:
 
 def subscriptions(kit: Kit, code: str = "") -> int:
     return sum(1 for call in kit.kinesis.calls("SubscribeToShard") if call.code == code)
+
+
+def has_more_than(kit: Kit, count: int, code: str = "") -> bool:
+    return subscriptions(kit, code) > count
 
 
 async def test_a_connection_cut_between_two_events_loses_and_repeats_nothing(kit: Kit) -> None:
@@ -159,7 +164,7 @@ async def test_a_quiet_shard_is_gone_on_with_where_it_stood_and_not_where_the_gr
     async with consuming(kit.source()) as consumer:
         for _ in range(2):
             ended = subscriptions(kit)
-            await until(lambda ended=ended: subscriptions(kit) > ended, "the shard is subscribed to")
+            await until(partial(has_more_than, kit, ended), "the shard is subscribed to")
             kit.kinesis.advance(300.0)
         await kit.put([1])
         await consumer.until_delivered([1])
@@ -189,10 +194,7 @@ async def test_a_shard_that_another_subscription_has_is_waited_for_and_taken(kit
     async with consuming(source) as consumer:
         for number in range(2):
             refused = subscriptions(kit, "ResourceInUseException")
-            await until(
-                lambda refused=refused: subscriptions(kit, "ResourceInUseException") > refused,
-                "it is refused",
-            )
+            await until(partial(has_more_than, kit, refused, "ResourceInUseException"), "it is refused")
             assert number not in consumer.numbers
             kit.kinesis.advance(5.0)
             await consumer.until_delivered([number])

@@ -175,6 +175,28 @@ async def test_the_policy_of_a_publisher_is_what_it_calls(
     assert recorder.called == recorder.allowed(stage.config, "publisher")
 
 
+@pytest.mark.anyio
+async def test_who_asks_cloudwatch_is_allowed_to(
+    stage: KinesisHarness, embedded_aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDWATCH", str(embedded_aws.dynamodb_endpoint_url))
+    config = replace(stage.config, cloudwatch=True)
+    called: list[str] = []
+    session = stage.session()
+
+    def note(params: dict[str, Any], model: Any, **kwargs: Any) -> None:
+        called.append(f"cloudwatch:{model.name}")
+
+    session.events.register("provide-client-params.cloudwatch", note)
+    transport = KinesisTransport(config, session=session)
+    await provision(transport)
+    async with transport.monitor() as monitor:
+        await monitor.health()
+    for role in ("consumer", "operator"):
+        statements = minimal_policy(config, role=role)["Statement"]
+        assert {"Effect": "Allow", "Action": called, "Resource": "*"} in statements
+
+
 def test_a_policy_names_the_groups_own_things() -> None:
     config = KinesisConfig(stream_name="shop", group_id="billing", encryption_key_id="alias/shop")
     policy = minimal_policy(config, role="consumer", region="eu-west-1", account="123456789012")
@@ -214,7 +236,7 @@ def test_an_unknown_role_is_refused() -> None:
 
 
 @pytest.mark.parametrize("role", ["consumer", "publisher", "provisioner", "operator"])
-def test_only_a_config_with_fan_out_asks_for_its_permissions(role: Role) -> None:
+def test_only_a_config_with_fan_out_asks_for_its_permissions(role: PolicyRole) -> None:
     config = KinesisConfig(stream_name="shop", group_id="billing")
     without, having = (
         {

@@ -37,8 +37,10 @@ async def test_a_record_that_waits_alone_has_an_age(stage: KinesisHarness) -> No
         assert _known((await _lags(monitor))[shard]) > 0
 
 
-async def test_the_age_is_that_of_the_oldest_record_behind_the_checkpoint(stage: KinesisHarness) -> None:
-    now = datetime.now(UTC).timestamp() + 1000
+async def test_the_age_is_that_of_the_oldest_record_behind_the_checkpoint(
+    stage: KinesisHarness, embedded_aws: EmbeddedAws
+) -> None:
+    now = _now(embedded_aws) + 1000
     async with _monitor(stage, clock=now) as monitor:
         shard, _ = await _put(stage, b"one")
         assert 990 < _known((await _lags(monitor))[shard]) < 1010
@@ -82,7 +84,7 @@ async def test_shards_that_are_done_have_no_lag_and_their_children_have_theirs(s
 
 
 async def test_where_it_is_not_decided_where_a_group_starts_its_lag_is_unknown(
-    stage: KinesisHarness,
+    stage: KinesisHarness, embedded_aws: EmbeddedAws
 ) -> None:
     await provision(KinesisTransport(stage.config, session=stage.session()))
     await _put(stage, b"one")
@@ -90,11 +92,11 @@ async def test_where_it_is_not_decided_where_a_group_starts_its_lag_is_unknown(
     async with _monitor(stage, latest) as monitor:
         assert set((await _lags(monitor)).values()) == {UNKNOWN}
     before = replace(
-        stage.config, iterator_type="AT_TIMESTAMP", start_at=datetime.now(UTC) - timedelta(hours=1)
+        stage.config, iterator_type="AT_TIMESTAMP", start_at=_time(embedded_aws) - timedelta(hours=1)
     )
     async with _monitor(stage, before) as monitor:
         assert any(_known(lag) > 0 for lag in (await _lags(monitor)).values())
-    after = replace(before, start_at=datetime.now(UTC))  # behind the record
+    after = replace(before, start_at=_time(embedded_aws))  # behind the record
     async with _monitor(stage, after) as monitor:
         assert set((await _lags(monitor)).values()) == {0.0}
 
@@ -164,9 +166,11 @@ async def test_whether_leases_are_renewed_is_unknown_at_the_first_look(stage: Ki
         assert (await _checks(monitor))["leases"].state is CheckState.UNKNOWN
 
 
-async def test_health_warns_before_what_waits_is_trimmed_away(stage: KinesisHarness) -> None:
+async def test_health_warns_before_what_waits_is_trimmed_away(
+    stage: KinesisHarness, embedded_aws: EmbeddedAws
+) -> None:
     for hours, expected in ((11, CheckState.OK), (13, CheckState.WARN), (23, CheckState.FAIL)):
-        now = datetime.now(UTC).timestamp() + 3600 * hours
+        now = _now(embedded_aws) + 3600 * hours
         async with _monitor(stage, clock=now) as monitor:
             await _put(stage, b"one")
             check = (await _checks(monitor))["retention"]
@@ -287,3 +291,12 @@ async def _checks(monitor: KinesisMonitor) -> Mapping[str, Check]:
 def _known(lag: float | Unknown) -> float:
     assert lag is not UNKNOWN
     return lag
+
+
+def _now(servers: EmbeddedAws) -> float:
+    """Return the time of the service, which other tests may have moved on."""
+    return servers.kinesis.now() if servers.kinesis.managed else time.time()
+
+
+def _time(servers: EmbeddedAws) -> datetime:
+    return datetime.fromtimestamp(_now(servers), UTC)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import anyio
 import boto3
+import msgspec
 import pytest
 
 from cdc_core import (
@@ -23,6 +24,7 @@ from cdc_core import (
     Fence,
     Lane,
     NotProvisioned,
+    OpaqueIdentity,
     Operation,
     OutgoingEvent,
     PublishError,
@@ -32,7 +34,7 @@ from cdc_core import (
     bucket_of,
 )
 from cdc_kinesis import AwsAccessError, KinesisConfig
-from cdc_kinesis._aggregation import deaggregate
+from cdc_kinesis._aggregation import SubRecord, deaggregate
 from cdc_kinesis._aws import Aws
 from cdc_kinesis._buckets import explicit_hash_key
 from cdc_kinesis._publisher import open_publisher, partition_key
@@ -97,13 +99,9 @@ class Stream:
         found: list[Event] = []
         for records in self.server.records(self.name).values():
             for record in records:
-                rows = deaggregate(record.data)
-                pairs = (
-                    [(record.partition_key, record.data)]
-                    if rows is None
-                    else [(row.partition_key, row.data) for row in rows]
-                )
-                found += [decoder.decode(data, key, "nowhere") for key, data in pairs]
+                whole = SubRecord(record.partition_key, None, record.data)
+                rows = deaggregate(record.data) or [whole]
+                found += [decoder.decode_row(row, "nowhere") for row in rows]
         return found
 
     def numbers(self) -> list[int]:
@@ -164,13 +162,28 @@ async def test_rows_arrive_as_they_were_each_in_the_bucket_of_its_key(
     stream: Stream, foreign_readers: bool
 ) -> None:
     sent = [event(number, f"key-{number % 7}") for number in range(50)]
+    unusual = [
+        msgspec.structs.replace(event(50), related_key=b'{"id":"old"}'),
+        msgspec.structs.replace(event(51), key=b"no JSON"),
+        msgspec.structs.replace(event(52), key="é".encode()),
+        msgspec.structs.replace(event(53), key=b"x" * 300),
+        msgspec.structs.replace(event(54), key=None),
+        msgspec.structs.replace(event(55), value=None, op=None),
+        msgspec.structs.replace(event(56), value=b"no JSON"),
+        msgspec.structs.replace(event(57), identity=OpaqueIdentity("57")),
+        msgspec.structs.replace(event(58), committed_at=None),
+        msgspec.structs.replace(event(59), table=TableId('sch/"e%ma', "tab.le/2F")),
+    ]
+    sent += unusual
     async with stream.publisher(foreign_readers=foreign_readers) as publisher:
         assert await (await publisher.publish(sent)) == []
     got = {one.identity: one for one in stream.events()}
     assert len(got) == len(sent)
     for one in sent:
         event_ = got[one.identity]
-        assert (event_.key, event_.value, event_.table, event_.op) == (one.key, one.value, TABLE, one.op)
+        for name in ("key", "value", "table", "op", "related_key", "committed_at"):
+            assert getattr(event_, name) == getattr(one, name), name
+        assert list(event_.headers) == list(one.headers)
         assert event_.lane == str(bucket_of(one.key, TABLE, 256))
 
 
@@ -190,6 +203,8 @@ async def test_every_row_of_an_aggregate_bears_the_hash_key_of_the_bucket(stream
     rows = deaggregate(record.data)
     assert rows is not None
     assert {(row.explicit_hash_key, row.partition_key) for row in rows} == {(expected, '{"id":"k"}')}
+    # and is the envelope as it came, to whoever reads it
+    assert {row.data for row in rows} == {event(0).value}
 
 
 @pytest.mark.parametrize("foreign_readers", [False, True])
@@ -208,7 +223,7 @@ async def test_a_third_refused_and_answers_lost_leave_the_order_and_lose_nothing
         ),
     ]
     with anyio.fail_after(PATIENCE_SECONDS):
-        async with stream.publisher(foreign_readers=foreign_readers, max_aggregate_bytes=2048) as publisher:
+        async with stream.publisher(foreign_readers=foreign_readers, max_aggregate_bytes=4096) as publisher:
             receipts = [await publisher.publish(batch) for batch in batches(count, 400, 100)]
             for receipt in receipts:
                 assert await receipt == []

@@ -14,9 +14,12 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterable
+from itertools import repeat
 from typing import Final, Protocol, final
 
 import msgspec
+
+from ._row_heads import HEADS_TAG, RowHead, RowHeads, read_heads, write_heads
 
 _MAGIC: Final = b"\xf3\x89\x9a\xc2"
 _DIGEST_BYTES: Final = 16
@@ -40,16 +43,23 @@ _EMPTY_BYTES: Final = len(_MAGIC) + _DIGEST_BYTES + 2 + 39
 class SubRecord(msgspec.Struct, frozen=True, gc=False):
     """One row of an aggregated record; its number in there, from 0, is its sub-sequence number.
 
-    `explicit_hash_key`: None where the partition key's MD5 decides.
+    - `explicit_hash_key`: None where the partition key's MD5 decides.
+    - `head`, `heads`: what the aggregate says of this row and of all, where a publisher of ours wrote it.
     """
 
     partition_key: str
     explicit_hash_key: str | None
     data: bytes
+    head: RowHead | None = None
+    heads: RowHeads | None = None
 
 
-class KeyedRow(Protocol):
-    """A row that goes into an aggregate: its partition key in UTF-8, and its data."""
+class AggregateRow(Protocol):
+    """A row that goes into an aggregate.
+
+    - `key`: its partition key in UTF-8; `head`: what `RowHeads` has of it, in JSON, or `null`; `shared`: the member of
+      `RowHeads.shared` that the head names, or nothing.
+    """
 
     @property
     def key(self) -> bytes: ...
@@ -57,34 +67,59 @@ class KeyedRow(Protocol):
     @property
     def data(self) -> bytes: ...
 
+    @property
+    def head(self) -> bytes: ...
 
-def aggregate(rows: Iterable[KeyedRow], explicit_hash_key: str, *, max_bytes: int) -> tuple[bytes, int]:
+    @property
+    def shared(self) -> bytes: ...
+
+
+def aggregate(
+    rows: Iterable[AggregateRow], explicit_hash_key: str, *, bucket: int, max_bytes: int
+) -> tuple[bytes, int]:
     """Return the data of an aggregated record, and how many of the rows are in it: as many as fit, one at least.
 
     Every row gets the one explicit hash key: the Kinesis Client Library drops a whole aggregate if one row's hash key
     is outside the shard's range (measured).
     """
     indexes: dict[bytes, int] = {}
+    shared: dict[bytes, None] = {}
+    heads: list[bytes] = []
     parts: list[bytes] = []
-    count, size = 0, _EMPTY_BYTES
+    size = _EMPTY_BYTES
     for row in rows:
-        key, data = row.key, row.data
+        key, data, head = row.key, row.data, row.head
         length = len(data)
-        size += length + len(key) + _ROW_OVERHEAD_BYTES
-        if size > max_bytes and count:
+        size += length + len(key) + len(head) + _ROW_OVERHEAD_BYTES
+        if row.shared not in shared:
+            size += len(row.shared) + 1
+            if size <= max_bytes or not heads:
+                shared[row.shared] = None
+        if size > max_bytes and heads:
             break
-        count += 1
+        heads.append(head)
         index = indexes.setdefault(key, len(indexes))
         if length < _TABLE_SIZE and index < _ONE_BYTE:
             parts += (_BEFORE_INDEX[length], _VARINTS[index], _BEHIND_INDEX[length], data)
         else:
-            inner = b"\x08%b\x10\x00\x1a%b" % (_varint(index), _varint(length))
-            parts += (b"\x1a", _varint(len(inner) + length), inner, data)
-    head = [b"\x0a%b%b" % (_varint(len(key)), key) for key in indexes]
+            parts += _row_parts(index, b"", data)
+    shared.pop(b"", None)
+    if shared:
+        tag = write_heads(bucket, shared, heads)
+        inner = b"%b%b%b" % (_HEADS_TAG, _varint(len(tag)), tag)
+        parts[:4] = _row_parts(0, b"\x22%b%b" % (_varint(len(inner)), inner), parts[3])
+    head_parts = [b"\x0a%b%b" % (_varint(len(key)), key) for key in indexes]
     hash_key = explicit_hash_key.encode()
-    head.append(b"\x12%b%b" % (_varint(len(hash_key)), hash_key))
-    message = b"".join(head + parts)
-    return b"".join((_MAGIC, message, hashlib.md5(message, usedforsecurity=False).digest())), count
+    head_parts.append(b"\x12%b%b" % (_varint(len(hash_key)), hash_key))
+    message = b"".join(head_parts + parts)
+    return b"".join((_MAGIC, message, hashlib.md5(message, usedforsecurity=False).digest())), len(heads)
+
+
+def _row_parts(index: int, tag: bytes, data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    inner = b"\x08%b\x10\x00" % _varint(index)
+    length = b"\x1a%b" % _varint(len(data))
+    # the tag stands before the data, so that the data is the last of a row's four parts, as elsewhere
+    return b"\x1a" + _varint(len(inner) + len(tag) + len(length) + len(data)), inner + tag, length, data
 
 
 @final
@@ -93,7 +128,7 @@ class Aggregate:
 
     def __init__(self, explicit_hash_key: str) -> None:
         self._explicit_hash_key = explicit_hash_key
-        self._rows: list[KeyedRow] = []
+        self._rows: list[AggregateRow] = []
 
     def add(self, partition_key: bytes, data: bytes) -> None:
         """Add a row; its partition key in UTF-8."""
@@ -101,12 +136,14 @@ class Aggregate:
 
     def finish(self) -> bytes:
         """Return the record's data."""
-        return aggregate(self._rows, self._explicit_hash_key, max_bytes=sys.maxsize)[0]
+        return aggregate(self._rows, self._explicit_hash_key, bucket=0, max_bytes=sys.maxsize)[0]
 
 
 class _GatheredRow(msgspec.Struct, frozen=True, gc=False):
     key: bytes
     data: bytes
+    head: bytes = b"null"
+    shared: bytes = b""
 
 
 def deaggregate(data: bytes) -> list[SubRecord] | None:
@@ -132,6 +169,7 @@ def _parse(message: bytes) -> list[SubRecord]:
     keys: list[str] = []
     hash_keys: list[str] = []
     rows: list[_Row] = []
+    tags: list[bytes] = []
     place, end = 0, len(message)
     while place < end:
         tag = message[place]
@@ -154,19 +192,22 @@ def _parse(message: bytes) -> list[SubRecord]:
                 if start + size == place:  # a longer size has another value here
                     rows.append((key, hash_key, message[start:place]))
                     continue
-            rows.append(_any_row(message[place - length : place]))
+            rows.append(_any_row(message[place - length : place], tags))
         elif tag == _PARTITION_KEY:
             keys.append(message[start:place].decode())
         elif tag == _HASH_KEY:
             hash_keys.append(message[start:place].decode())
     # the tables may stand behind the rows that point into them: any order is protobuf
+    heads = read_heads(tags[0], rows=len(rows)) if tags else None
+    each = repeat(None) if heads is None else heads.heads
     return [
-        SubRecord(keys[key], None if hash_key is None else hash_keys[hash_key], data)
-        for key, hash_key, data in rows
+        SubRecord(keys[key], None if hash_key is None else hash_keys[hash_key], data, head, heads)
+        for (key, hash_key, data), head in zip(rows, each, strict=False)
     ]
 
 
-def _any_row(row: bytes) -> _Row:
+def _any_row(row: bytes, tags: list[bytes]) -> _Row:
+    """Read a row with its fields in any order; its tag of ours goes to `tags`."""
     key: int | None = None
     hash_key: int | None = None
     data: bytes | None = None
@@ -178,14 +219,21 @@ def _any_row(row: bytes) -> _Row:
             case 0x10:
                 hash_key, place = _read_varint(row, place + 1)
             case 0x1A:
-                length, start = _read_varint(row, place + 1)
-                place = start + length
-                data = row[start:place]
+                data, place = _read_bytes(row, place + 1)
+            case 0x22:
+                tag, place = _read_bytes(row, place + 1)
+                if tag.startswith(_HEADS_TAG):
+                    tags.append(_read_bytes(tag, len(_HEADS_TAG))[0])
             case _:
                 place = _skipped(row, place)
     if key is None or data is None or place != len(row):
         raise ValueError("a row without partition key or data")
     return key, hash_key, data
+
+
+def _read_bytes(message: bytes, place: int) -> tuple[bytes, int]:
+    length, start = _read_varint(message, place)
+    return message[start : start + length], start + length
 
 
 def _skipped(message: bytes, place: int) -> int:
@@ -225,6 +273,8 @@ def _varint(value: int) -> bytes:
     return bytes(written)
 
 
+# The beginning of a tag of that name, up to its value's length.
+_HEADS_TAG: Final = b"\x0a%b%b\x12" % (_varint(len(HEADS_TAG)), HEADS_TAG)
 # What stands before and behind the index of a row's partition key, by the length of its data.
 _VARINTS: Final = [_varint(value) for value in range(_ONE_BYTE)]
 _BEFORE_INDEX: Final = [

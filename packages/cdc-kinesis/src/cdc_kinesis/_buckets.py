@@ -11,11 +11,13 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar, final
 
 import msgspec
+
+from cdc_core import OutgoingEvent
 
 from ._aggregation import aggregate
 from ._records import PutEntry, PutOutcome, Refused, Stored
@@ -54,14 +56,19 @@ def explicit_hash_key(bucket: int, count: int) -> str:
 class Row(msgspec.Struct, Generic[Owner], frozen=True, gc=False):
     """A row as it goes into a record.
 
-    - `key`: its partition key in UTF-8; `data`: its record, or part of one.
+    - `key`: its partition key in UTF-8; `data`: its bytes.
     - `owner`: whoever waits for it; `index`: its number there.
+    - `head`, `shared`: what an aggregate says of it (see `AggregateRow`); then `event` is what a record of its own is
+      made from, in which all of it has to be. None where `data` is such a record already.
     """
 
     key: bytes
     data: bytes
     owner: Owner
     index: int
+    head: bytes = b"null"
+    shared: bytes = b""
+    event: OutgoingEvent | None = None
 
 
 @final
@@ -108,15 +115,23 @@ class Buckets(Generic[Owner]):
     - `count`: of the buckets.
     - `max_aggregate_bytes`: of an aggregated record; 0 for a record for each row.
     - `max_requests`: under way at once.
+    - `encode`: makes a record of an event by itself, for a bucket.
     - `rng`: of the pauses' jitter.
     """
 
     def __init__(
-        self, count: int, *, max_aggregate_bytes: int, max_requests: int, rng: random.Random | None = None
+        self,
+        count: int,
+        *,
+        max_aggregate_bytes: int,
+        max_requests: int,
+        encode: Callable[[OutgoingEvent, int], bytes],
+        rng: random.Random | None = None,
     ) -> None:
         self._buckets = [_Bucket[Owner](number, explicit_hash_key(number, count)) for number in range(count)]
         self._max_aggregate_bytes = max_aggregate_bytes
         self._max_requests = max_requests
+        self._encode = encode
         self._random = rng or random.Random()
         self._worth_entries = min(count, MAX_REQUEST_ENTRIES) * 3 // 4
         # Each bucket with rows is in one of these, or in a request: ready by age, pausing by the end of its pause.
@@ -230,7 +245,9 @@ class Buckets(Generic[Owner]):
         waiting, single = bucket.rows, bucket.singles > 0
         data, count = b"", 1
         if self._max_aggregate_bytes and len(waiting) > 1 and not single:
-            data, count = aggregate(waiting, bucket.hash_key, max_bytes=self._max_aggregate_bytes)
+            data, count = aggregate(
+                waiting, bucket.hash_key, bucket=bucket.number, max_bytes=self._max_aggregate_bytes
+            )
         if count > 1:
             rows = [waiting.popleft() for _ in range(count)]
             entry = PutEntry(data, _AGGREGATE_KEY, bucket.hash_key)
@@ -238,8 +255,9 @@ class Buckets(Generic[Owner]):
         else:  # the KPL does not aggregate a single row either
             row = waiting.popleft()
             rows = [row]
-            entry = PutEntry(row.data, row.key.decode(), bucket.hash_key)
-            size = len(row.data) + len(row.key)
+            data = row.data if row.event is None else self._encode(row.event, bucket.number)
+            entry = PutEntry(data, row.key.decode(), bucket.hash_key)
+            size = len(data) + len(row.key)
             bucket.singles -= single
         bucket.sealed = Sealed(bucket.number, entry, rows, size, single)
         return bucket.sealed

@@ -30,7 +30,7 @@ class Place(msgspec.Struct, frozen=True, gc=False):
 
 
 class Feed(Protocol):
-    """The pages of one shard, in order. Used by one task; after an error or a cancellation it may be used on."""
+    """The pages of one shard, in order. Used by one task: on after an error, only closed once cancelled."""
 
     @property
     def sent_at(self) -> float:

@@ -71,13 +71,13 @@ _KMS: Final[Mapping[PolicyRole, tuple[str, ...]]] = {
     "operator": ("Decrypt", "GenerateDataKey"),
 }
 # Of the stream, and of the group's consumer: which of the two IAM looks at depends on how a call names the consumer.
-_FAN_OUT_STREAM: Final[Mapping[Role, tuple[str, ...]]] = {
+_FAN_OUT_STREAM: Final[Mapping[PolicyRole, tuple[str, ...]]] = {
     "consumer": ("DescribeStreamConsumer",),
     "publisher": (),
     "provisioner": ("DeregisterStreamConsumer", "DescribeStreamConsumer", "RegisterStreamConsumer"),
     "operator": (),
 }
-_FAN_OUT_CONSUMER: Final[Mapping[Role, tuple[str, ...]]] = {
+_FAN_OUT_CONSUMER: Final[Mapping[PolicyRole, tuple[str, ...]]] = {
     "consumer": ("DescribeStreamConsumer", "SubscribeToShard"),
     "publisher": (),
     "provisioner": ("DeregisterStreamConsumer", "DescribeStreamConsumer"),
@@ -124,6 +124,8 @@ def minimal_policy(
         # before it deletes a stream it looks for other groups of that stream
         others = f"arn:{partition}:dynamodb:{place}:table/*-cdc-meta"
         statements += [_allow("dynamodb", ("ListTables",), "*"), _allow("dynamodb", ("Scan",), others)]
+    if config.cloudwatch and role in ("consumer", "operator"):
+        statements.append(_allow("cloudwatch", ("GetMetricData",), "*"))  # it knows no narrower resource
     statements += _encryption(config, role, partition=partition, place=place, streams=(stream, letters))
     return {"Version": "2012-10-17", "Statement": [one for one in statements if one["Action"]]}
 

@@ -11,14 +11,14 @@ import anyio
 
 from cdc_core import CdcError
 
-from ._aggregation import deaggregate
+from ._aggregation import SubRecord, deaggregate
 from ._aws import Aws
 from ._config import KinesisConfig
 from ._errors import AwsError
 from ._letter_chunks import Facts, key_digest, position_of
 from ._letter_stream import read_shard
 from ._position import KinesisPosition
-from ._record_data import decode_record
+from ._record_data import RecordDecoder
 from ._records import GotRecord
 from ._shards import list_shards
 
@@ -61,6 +61,7 @@ class _Search:
         self._stream_name = config.stream_name
         self._aws = aws
         self._budget = _BYTES
+        self._decoder = RecordDecoder(())
         self._places: dict[str, dict[str, _Place]] = {}
         self._wanted: dict[_Occupied, list[str]] = {}
         self.moved_on: set[str] = set()
@@ -122,15 +123,10 @@ class _Search:
 
     def _look_at(self, record: GotRecord, shard_id: str, places: Mapping[str, _Place]) -> None:
         number = int(record.sequence_number)
-        rows = deaggregate(record.data)
-        datas = [record.data] if rows is None else [row.data for row in rows]
-        for sub_sequence, data in enumerate(datas):
-            event = decode_record(
-                data,
-                partition_key=record.partition_key,
-                position=KinesisPosition(shard_id, record.sequence_number, sub_sequence),
-                lanes=(),
-            )
+        whole = SubRecord(record.partition_key, None, record.data)
+        for sub_sequence, row in enumerate(deaggregate(record.data) or [whole]):
+            position = KinesisPosition(shard_id, record.sequence_number, sub_sequence)
+            event = self._decoder.decode_row(row, position)
             schema, table = (None, None) if event.table is None else (event.table.schema, event.table.name)
             for key in (event.key, event.related_key):
                 for letter in self._wanted.get((schema, table, key_digest(key)), ()):

@@ -38,6 +38,8 @@ from ._records import DataClient, PutOutcome, Refused
 # What is accepted and not stored; enough for 256 full aggregates twice.
 _MAX_HELD_BYTES: Final = 32 << 20
 _MAX_PARTITION_KEY_CHARACTERS: Final = 256
+# More than a row's head, key and table can take in a record of its own: a name has 63 bytes, a quoted one 189.
+_MAX_HEAD_BYTES: Final = 2048
 # Streams take less than a minute to be created.
 _MAX_CREATING_SECONDS: Final = 120.0
 _CREATING_POLL_SECONDS: Final = 0.5
@@ -96,10 +98,15 @@ class KinesisPublisher:
         self._max_record_bytes = min(max_record_bytes, MAX_REQUEST_BYTES)
         # a byte less: the partition key of an aggregate
         most = 0 if config.foreign_readers else min(config.max_aggregate_bytes, self._max_record_bytes - 1)
-        self._buckets: Buckets[BatchReceipt] = Buckets(
-            config.bucket_count, max_aggregate_bytes=most, max_requests=config.max_requests_in_flight
-        )
         self._encoder = RecordEncoder()
+        self._buckets: Buckets[BatchReceipt] = Buckets(
+            config.bucket_count,
+            max_aggregate_bytes=most,
+            max_requests=config.max_requests_in_flight,
+            encode=self._encoder.encode,
+        )
+        # so large a row goes by itself
+        self._max_described_bytes = most - _MAX_HEAD_BYTES
         self._rejected_in_a_row = 0
         self._error: CdcError | None = None
         self._stopped = False
@@ -155,22 +162,31 @@ class KinesisPublisher:
             self._send_what_may()
 
     def _take(self, batch: Sequence[OutgoingEvent], receipt: BatchReceipt) -> None:
-        encode, add, crc32 = self._encoder.encode, self._buckets.add, zlib.crc32
-        count, most, now = self._bucket_count, self._max_record_bytes, anyio.current_time()
+        describe, add, crc32 = self._encoder.describe, self._buckets.add, zlib.crc32
+        count, most, now = self._bucket_count, self._max_described_bytes, anyio.current_time()
         for index, event in enumerate(batch):
-            key = event.key
+            key, value = event.key, event.value
             if key and len(key) <= _MAX_PARTITION_KEY_CHARACTERS and key.isascii():
                 bucket = (
                     crc32(key) % count
                 )  # as `bucket_of`, whose call costs a tenth of all that is done here
+                if value is not None and len(value) <= most and (found := describe(event)) is not None:
+                    head, shared = found
+                    add(bucket, Row(key, value, receipt, index, head, shared.member, event), now)
+                    continue
             else:
                 bucket = bucket_of(key, event.table, count)
                 key = partition_key(key, event.table)
-            data = encode(event, bucket)
-            if len(data) + len(key) > most:
-                receipt.reject(index, self._oversize(len(data) + len(key)))
-            else:
-                add(bucket, Row(key, data, receipt, index), now)
+            self._take_whole(event, bucket, key, receipt, index, now)
+
+    def _take_whole(
+        self, event: OutgoingEvent, bucket: int, key: bytes, receipt: BatchReceipt, index: int, now: float
+    ) -> None:
+        data = self._encoder.encode(event, bucket)
+        if len(data) + len(key) > self._max_record_bytes:
+            receipt.reject(index, self._oversize(len(data) + len(key)))
+        else:
+            self._buckets.add(bucket, Row(key, data, receipt, index), now)
 
     def _oversize(self, size: int) -> PublishError:
         return PublishError(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, cast, final, overload
+from typing import Final, Protocol, cast, final, overload
 from urllib.parse import unquote
 
 import msgspec
@@ -35,6 +35,8 @@ from cdc_core import (
     TableId,
     parse_identity,
 )
+
+from ._row_heads import RowHead, RowHeads
 
 # `,"00000132"]}`, the number counting from the comma (or brace) before "cdc" to the end
 _TAIL_BYTES: Final = 13
@@ -57,11 +59,29 @@ class RecordEncoder:
     def __init__(self) -> None:
         # by the addresses of epoch, table and operation (comparing them would cost more than all the rest); the
         # entry holds them, so that no other object can come to have their addresses
-        self._cache: dict[tuple[int, int, int], tuple[bytes, object, object, object]] = {}
+        self._cache: dict[tuple[int, int, int], tuple[SharedPart, object, object, object]] = {}
+        self._numbered = 0
         self._epoch: Epoch | None = None
         self._table: TableId | None = None
         self._op: Operation | None = None
-        self._shared = b""
+        self._shared: SharedPart | None = None
+
+    def describe(self, event: OutgoingEvent) -> tuple[bytes, SharedPart] | None:
+        """Return what an aggregate says of an event, whose value goes into it as it is; None for an unusual one.
+
+        The first part is the JSON of a `RowHead`.
+        """
+        identity, op = event.identity, event.op
+        if not isinstance(identity, ChangeIdentity) or event.related_key is not None or event.value is None:
+            return None
+        epoch, table = identity.epoch, event.table
+        if epoch is self._epoch and table is self._table and op is self._op and self._shared is not None:
+            shared = self._shared
+        else:
+            shared = self._look_up(epoch, table, op)
+        return _encode(
+            (identity.commit_lsn, identity.ordinal, identity.sub_index, event.committed_at, shared.number)
+        ), shared
 
     def encode(self, event: OutgoingEvent, bucket: int) -> bytes:
         """Return the data of an event's record; `bucket` is the one that its key belongs to."""
@@ -75,10 +95,10 @@ class RecordEncoder:
             epoch = None
             head = _encode((str(identity), 0, 0, bucket, event.committed_at))
         table, op = event.table, event.op
-        if epoch is self._epoch and table is self._table and op is self._op and self._shared:
-            shared = self._shared
+        if epoch is self._epoch and table is self._table and op is self._op and self._shared is not None:
+            shared = self._shared.text
         else:
-            shared = self._look_up(epoch, table, op)
+            shared = self._look_up(epoch, table, op).text
         key, value = event.key, event.value
         if not key or key[0] != _OPEN or key[-1] != _CLOSE:
             key = _in_base64(key)
@@ -91,17 +111,31 @@ class RecordEncoder:
         size += 1 + len(other)
         return b'{"cdc":%b,%b%b%b,%b,"%08d"]}' % (head[:-1], key, related_key, shared, other, size)
 
-    def _look_up(self, epoch: Epoch | None, table: TableId | None, op: Operation | None) -> bytes:
+    def _look_up(self, epoch: Epoch | None, table: TableId | None, op: Operation | None) -> SharedPart:
         address = (id(epoch), id(table), id(op))
         cached = self._cache.get(address)
         if cached is None:
             if len(self._cache) >= _MAX_CACHED:
                 self._cache.clear()
             names = ("", "") if table is None else (_quoted(table.schema), _quoted(table.name))
-            shared = _encode("/".join((op or "", *names, "" if epoch is None else str(epoch))))
+            text = _encode("/".join((op or "", *names, "" if epoch is None else str(epoch))))
+            shared = SharedPart(self._numbered, text, b'"%d":%b' % (self._numbered, text))
+            self._numbered += 1
             cached = self._cache[address] = (shared, epoch, table, op)
         self._epoch, self._table, self._op, self._shared = epoch, table, op, cached[0]
         return cached[0]
+
+
+@final
+class SharedPart(msgspec.Struct, frozen=True, gc=False):
+    """What the rows of a table share: `op/schema/table/epoch`.
+
+    - `number`: never another's with the same encoder; `text`: in JSON; `member`: of `RowHeads.shared`, in JSON.
+    """
+
+    number: int
+    text: bytes
+    member: bytes
 
 
 @final
@@ -155,6 +189,35 @@ class RecordDecoder:
             delivery=delivery,
         )
 
+    def decode_row(
+        self, row: AggregatedRow, position: Position, fence: int | None = None, delivery: int = 0
+    ) -> Event:
+        """Return the event of a row of an aggregated record, or of a record that is none."""
+        head, heads = row.head, row.heads
+        text = None if head is None or heads is None else heads.shared.get(head.shared)
+        if text is None or head is None or heads is None:
+            return self.decode(row.data, row.partition_key, position, fence, delivery)
+        try:
+            shared = self._cache.get(text) or self._read(text)
+        except ValueError:
+            return _foreign(row.data, row.partition_key, position, fence, delivery)
+        if shared.epoch is None:
+            return _foreign(row.data, row.partition_key, position, fence, delivery)
+        identity = ChangeIdentity(shared.epoch, head.commit_lsn, head.ordinal, head.sub_index)
+        return Event(
+            key=row.partition_key.encode(),
+            value=row.data,
+            op=shared.op,
+            table=shared.table,
+            position=position,
+            identity=identity,
+            lane=self._lanes[heads.bucket] if 0 <= heads.bucket < self._bucket_count else None,
+            headers=_make_headers(identity, shared.named),
+            committed_at=head.committed_at,
+            fence=fence,
+            delivery=delivery,
+        )
+
     def _read(self, text: str) -> _Shared:
         if len(self._cache) >= _MAX_CACHED:
             self._cache.clear()
@@ -170,6 +233,22 @@ class RecordDecoder:
             _OPERATIONS.get(op), table_id, _parsed_epoch(epoch) if epoch else None, tuple(named)
         )
         return shared
+
+
+class AggregatedRow(Protocol):
+    """A row of an aggregated record, as `SubRecord`."""
+
+    @property
+    def partition_key(self) -> str: ...
+
+    @property
+    def data(self) -> bytes: ...
+
+    @property
+    def head(self) -> RowHead | None: ...
+
+    @property
+    def heads(self) -> RowHeads | None: ...
 
 
 def encode_record(event: OutgoingEvent, *, bucket: int) -> bytes:

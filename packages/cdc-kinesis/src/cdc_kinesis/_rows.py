@@ -15,16 +15,19 @@ from ._leases import Checkpoint
 from ._position import KinesisPosition
 from ._record_data import RecordDecoder
 from ._records import GotRecord
+from ._row_heads import RowHead, RowHeads
 
 
 @final
 class SubRow(msgspec.Struct, frozen=True, gc=False):
-    """One row of an aggregated record; `sub_sequence` is its number there, from 0."""
+    """One row of an aggregated record; `sub_sequence` is its number there, from 0. The rest is `SubRecord`'s."""
 
     sequence_number: str
     sub_sequence: int
     partition_key: str
     data: bytes
+    head: RowHead | None
+    heads: RowHeads | None
 
 
 Row = GotRecord | SubRow
@@ -126,15 +129,16 @@ class EventBatch(Sequence[Event]):
     def _event(self, index: int) -> Event:
         event = self._events[index]
         if event is None:
-            row = self._rows[index]
-            event = self._events[index] = self._decoder.decode(
-                row.data,
-                row.partition_key,
-                KinesisPosition(self._shard_id, row.sequence_number, _sub_sequence(row)),
-                self._fence,
-                self.first_delivery + index,
-            )
+            event = self._events[index] = self._made(self._rows[index], self.first_delivery + index)
         return event
+
+    def _made(self, row: Row, delivery: int) -> Event:
+        number = row.sequence_number
+        if isinstance(row, SubRow):
+            position = KinesisPosition(self._shard_id, number, row.sub_sequence)
+            return self._decoder.decode_row(row, position, self._fence, delivery)
+        position = KinesisPosition(self._shard_id, number)
+        return self._decoder.decode(row.data, row.partition_key, position, self._fence, delivery)
 
 
 def take_apart(record: GotRecord) -> Sequence[SubRow] | None:
@@ -146,7 +150,10 @@ def take_apart(record: GotRecord) -> Sequence[SubRow] | None:
     if parts is None:
         return None
     number = record.sequence_number
-    return [SubRow(number, sub, part.partition_key, part.data) for sub, part in enumerate(parts)]
+    return [
+        SubRow(number, sub, part.partition_key, part.data, part.head, part.heads)
+        for sub, part in enumerate(parts)
+    ]
 
 
 def size_of(rows: Sequence[Row]) -> int:

@@ -161,7 +161,7 @@ class ShardReader:
             "the record of the checkpoint is trimmed, and nothing came behind it",
             extra={"shard": self._shard_id, "sequence_number": checkpoint.sequence_number},
         )
-        self._start = Start("TRIM_HORIZON")
+        self._start, self._continuation = Start("TRIM_HORIZON"), None
         # an iterator at a trimmed record may stand still for long: a new one starts at the oldest
         return first is not None
 
