@@ -61,7 +61,7 @@ def publish_all(buckets: Buckets[int], rows: Rows, service: ServiceModel, rng: r
     answers: list[tuple[float, int, Request[int]]] = []
     for turn in range(200_000):
         for bucket, one in rows[added : added + rng.randrange(20)]:
-            buckets.add(bucket, one, now)
+            buckets.add(bucket, [one], now)
             added += 1
         while (request := buckets.take(now)) is not None:
             assert_disjoint(request, [one for _, _, one in answers])
@@ -80,7 +80,6 @@ def publish_all(buckets: Buckets[int], rows: Rows, service: ServiceModel, rng: r
             else:
                 settled += owners_of(buckets.settle(request, outcomes, now).stored)
     assert buckets.in_flight == 0
-    assert buckets.held_bytes == 0
     return settled
 
 
@@ -189,12 +188,12 @@ def test_the_usual_schemes_pass_where_nothing_fails(scheme: Scheme) -> None:
 def test_a_refused_record_holds_back_its_bucket_alone_and_goes_again_with_the_same_bytes() -> None:
     buckets = make(aggregate=True)
     for number in range(2):
-        buckets.add(0, row(number), 0.0)
-    buckets.add(1, row(9), 0.0)
+        buckets.add(0, [row(number)], 0.0)
+    buckets.add(1, [row(9)], 0.0)
     first = taken(buckets, 0.0)
     sent = {record.bucket: record.entry for record in first.records}
-    buckets.add(0, row(3), 0.0)
-    buckets.add(1, row(10), 0.0)
+    buckets.add(0, [row(3)], 0.0)
+    buckets.add(1, [row(10)], 0.0)
     outcomes = [REFUSED if record.bucket == 0 else STORED for record in first.records]
     assert owners_of(buckets.settle(first, outcomes, 0.0).stored) == [9]
     assert owners_of(taken(buckets, 0.0).records) == [10]
@@ -207,7 +206,7 @@ def test_a_refused_record_holds_back_its_bucket_alone_and_goes_again_with_the_sa
 
 def test_pauses_double_up_to_two_seconds_and_begin_anew_after_a_success() -> None:
     buckets = make(aggregate=False)
-    buckets.add(0, row(0), 0.0)
+    buckets.add(0, [row(0)], 0.0)
     now, pauses = 0.0, list[float]()
     for _ in range(9):
         buckets.settle(taken(buckets, now), [REFUSED], now)
@@ -219,7 +218,7 @@ def test_pauses_double_up_to_two_seconds_and_begin_anew_after_a_success() -> Non
         nominal = min(0.05 * 2**number, 2.0)
         assert 0.5 * nominal <= pause <= 1.5 * nominal
     buckets.settle(taken(buckets, now), [STORED], now)
-    buckets.add(0, row(1), now)
+    buckets.add(0, [row(1)], now)
     buckets.settle(taken(buckets, now), [REFUSED], now)
     at = buckets.next_time()
     assert at is not None
@@ -229,11 +228,11 @@ def test_pauses_double_up_to_two_seconds_and_begin_anew_after_a_success() -> Non
 def test_a_request_holds_five_hundred_records_of_ten_mebibytes_at_most() -> None:
     buckets = make(aggregate=False, count=1024, max_requests=9)
     for number in range(1024):
-        buckets.add(number, row(number), 0.0)
+        buckets.add(number, [row(number)], 0.0)
     assert [len(request.records) for request in all_taken(buckets, 1.0)] == [500, 500, 24]
     buckets = make(aggregate=False, max_requests=9)
-    buckets.add(0, row(0, large_value(2000)), 0.0)
-    buckets.add(1, row(1, large_value(10 << 20)), 0.0)
+    buckets.add(0, [row(0, large_value(2000))], 0.0)
+    buckets.add(1, [row(1, large_value(10 << 20))], 0.0)
     requests = all_taken(buckets, 1.0)
     assert [len(request.records) for request in requests] == [1, 1]
     assert requests[1].records[0].size <= 10 << 20
@@ -246,9 +245,9 @@ def large_value(record_bytes: int) -> bytes:
 
 def test_the_first_request_leaves_at_once_and_a_small_one_beside_it_waits_for_company() -> None:
     buckets = make(aggregate=True)
-    buckets.add(0, row(0), 0.0)
+    buckets.add(0, [row(0)], 0.0)
     assert buckets.take(0.0) is not None
-    buckets.add(1, row(1), 0.001)
+    buckets.add(1, [row(1)], 0.001)
     assert buckets.take(0.001) is None
     at = buckets.next_time()
     assert at is not None
@@ -258,16 +257,16 @@ def test_the_first_request_leaves_at_once_and_a_small_one_beside_it_waits_for_co
 
 def test_a_large_request_beside_another_leaves_at_once() -> None:
     buckets = make(aggregate=True)
-    buckets.add(0, row(0), 0.0)
+    buckets.add(0, [row(0)], 0.0)
     assert buckets.take(0.0) is not None
-    buckets.add(1, row(1, large_value(2 << 20)), 0.0)
+    buckets.add(1, [row(1, large_value(2 << 20))], 0.0)
     assert buckets.take(0.0) is not None
 
 
 def test_no_more_requests_are_under_way_than_allowed() -> None:
     buckets = make(aggregate=False, max_requests=2)
     for number in range(3):
-        buckets.add(number, row(number), float(number))
+        buckets.add(number, [row(number)], float(number))
         buckets.take(float(number))
     assert buckets.in_flight == 2
     assert buckets.next_time() is None
@@ -277,7 +276,7 @@ def test_no_more_requests_are_under_way_than_allowed() -> None:
 def test_what_is_refused_for_one_row_is_taken_apart_down_to_the_row(by_entry: bool) -> None:
     buckets = make(aggregate=True)
     for number in range(5):
-        buckets.add(number // 3, row(number, b'{"bad":1}' if number == 1 else b"{}"), 0.0)
+        buckets.add(number // 3, [row(number, b'{"bad":1}' if number == 1 else b"{}")], 0.0)
     fault = Refused("ValidationException", "bad")
     stored: list[int] = []
     faulty: list[int] = []
@@ -294,13 +293,12 @@ def test_what_is_refused_for_one_row_is_taken_apart_down_to_the_row(by_entry: bo
     assert faulty == [1]
     assert sorted(stored) == [0, 2, 3, 4]
     assert [number for number in stored if number < 3] == [0, 2]
-    assert buckets.held_bytes == 0
 
 
 def test_a_row_larger_than_an_aggregate_is_a_record_of_its_own_in_its_place() -> None:
     buckets = make(aggregate=True)
     for number in range(5):
-        buckets.add(0, row(number, large_value(2000) if number == 2 else b"{}"), 0.0)
+        buckets.add(0, [row(number, large_value(2000) if number == 2 else b"{}")], 0.0)
     order: list[list[int]] = []
     while (request := buckets.take(0.0)) is not None:
         settled = buckets.settle(request, [STORED], 0.0)
@@ -329,6 +327,6 @@ def all_taken(buckets: Buckets[int], now: float) -> list[Request[int]]:
 def test_what_waits_is_known_by_its_owners() -> None:
     buckets = make(aggregate=True)
     for number in range(3):
-        buckets.add(number % 2, row(number, large_value(800)), 0.0)
+        buckets.add(number % 2, [row(number, large_value(800))], 0.0)
     assert owners_of(taken(buckets, 0.0).records) == [0, 1]
     assert set(buckets.unresolved()) == {0, 1, 2}

@@ -56,7 +56,7 @@ values = st.one_of(
     st.none(),
     st.binary(),
     st.just(b"{}"),
-    st.dictionaries(names.filter(lambda name: name != "cdc"), names | numbers).map(msgspec.json.encode),
+    st.dictionaries(names, names | numbers).map(msgspec.json.encode),
 )
 events = st.builds(
     OutgoingEvent,
@@ -91,7 +91,7 @@ def test_every_event_comes_back_as_it_was(event: OutgoingEvent, bucket: int) -> 
 @given(events)
 def test_a_record_is_json_for_a_foreign_reader(event: OutgoingEvent) -> None:
     value = event.value
-    if value is not None and not _is_json(value):
+    if value is not None and (not _is_json(value) or b'"cdc"' in value):
         event = msgspec.structs.replace(event, value=b'{"op":"c","after":{"id":1}}')
     record = json.loads(encode_record(event, bucket=1))
     assert record.pop("cdc")[3] == 1  # the bucket

@@ -36,8 +36,6 @@ DATA_FAULT_CODES: Final = frozenset(
 _AGGREGATE_KEY: Final = "a"
 # Making aggregates of a mebibyte takes some 2 ms, in which the event loop does nothing else.
 _ENOUGH_BYTES: Final = 2 << 20
-# A row's objects beside its data.
-_ROW_BYTES: Final = 150
 # Throttling is by the second; the first pause is some round trips.
 _FIRST_PAUSE_SECONDS: Final = 0.05
 _MAX_PAUSE_SECONDS: Final = 2.0
@@ -138,18 +136,16 @@ class Buckets(Generic[Owner]):
         self._ready: deque[_Bucket[Owner]] = deque()
         self._pausing: list[tuple[float, int, _Bucket[Owner]]] = []
         self._requests = 0
-        self.held_bytes = 0
 
     @property
     def in_flight(self) -> int:
         """How many requests are under way."""
         return self._requests
 
-    def add(self, bucket: int, row: Row[Owner], now: float) -> None:
-        """Take a row at the end of its bucket."""
+    def add(self, bucket: int, rows: Iterable[Row[Owner]], now: float) -> None:
+        """Take rows, one at least, at the end of their bucket."""
         to = self._buckets[bucket]
-        to.rows.append(row)
-        self.held_bytes += len(row.data) + _ROW_BYTES
+        to.rows.extend(rows)
         if to.idle:
             to.idle = False
             self._make_ready(to, now)
@@ -284,8 +280,6 @@ class Buckets(Generic[Owner]):
         bucket = self._buckets[record.bucket]
         bucket.sealed = None
         bucket.pause = _FIRST_PAUSE_SECONDS
-        for row in record.rows:
-            self.held_bytes -= len(row.data) + _ROW_BYTES
         if bucket.rows:
             self._make_ready(bucket, now)
         else:

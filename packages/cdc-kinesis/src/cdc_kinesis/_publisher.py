@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zlib
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import blake2b
 from typing import Final, final
 
@@ -35,8 +37,10 @@ from ._receipts import BatchReceipt
 from ._record_data import RecordEncoder
 from ._records import DataClient, PutOutcome, Refused
 
-# What is accepted and not stored; enough for 256 full aggregates twice.
+# Of batches that are accepted and not settled; enough for 256 full aggregates twice.
 _MAX_HELD_BYTES: Final = 32 << 20
+# A row's objects beside its value.
+_ROW_BYTES: Final = 200
 _MAX_PARTITION_KEY_CHARACTERS: Final = 256
 # More than a row's head, key and table can take in a record of its own: a name has 63 bytes, a quoted one 189.
 _MAX_HEAD_BYTES: Final = 2048
@@ -107,6 +111,7 @@ class KinesisPublisher:
         )
         # so large a row goes by itself
         self._max_described_bytes = most - _MAX_HEAD_BYTES
+        self._held_bytes = 0
         self._rejected_in_a_row = 0
         self._error: CdcError | None = None
         self._stopped = False
@@ -121,7 +126,7 @@ class KinesisPublisher:
             PublishError: a request was refused for good, or the fence ran out; nothing is sent any more.
         """
         await anyio.lowlevel.checkpoint()
-        while self._error is None and self._buckets.held_bytes >= _MAX_HELD_BYTES:
+        while self._error is None and self._held_bytes >= _MAX_HELD_BYTES:
             if self._room.is_set():
                 self._room = anyio.Event()
             await self._room.wait()
@@ -129,9 +134,11 @@ class KinesisPublisher:
             self._fence_ran_out()
         if self._error is not None:
             raise self._error
-        receipt = BatchReceipt(len(batch))
+        size = sum([_ROW_BYTES if event.value is None else _ROW_BYTES + len(event.value) for event in batch])
+        self._held_bytes += size
+        receipt = BatchReceipt(len(batch), partial(self._let_go, size))
         if not batch:
-            receipt.finish()
+            receipt.settle(0)
         self._take(batch, receipt)
         self._send_what_may()
         return receipt
@@ -162,8 +169,9 @@ class KinesisPublisher:
             self._send_what_may()
 
     def _take(self, batch: Sequence[OutgoingEvent], receipt: BatchReceipt) -> None:
-        describe, add, crc32 = self._encoder.describe, self._buckets.add, zlib.crc32
-        count, most, now = self._bucket_count, self._max_described_bytes, anyio.current_time()
+        describe, crc32 = self._encoder.describe, zlib.crc32
+        count, most = self._bucket_count, self._max_described_bytes
+        by_bucket: defaultdict[int, list[Row[BatchReceipt]]] = defaultdict(list)
         for index, event in enumerate(batch):
             key, value = event.key, event.value
             if key and len(key) <= _MAX_PARTITION_KEY_CHARACTERS and key.isascii():
@@ -172,21 +180,24 @@ class KinesisPublisher:
                 )  # as `bucket_of`, whose call costs a tenth of all that is done here
                 if value is not None and len(value) <= most and (found := describe(event)) is not None:
                     head, shared = found
-                    add(bucket, Row(key, value, receipt, index, head, shared.member, event), now)
+                    by_bucket[bucket].append(Row(key, value, receipt, index, head, shared.member, event))
                     continue
             else:
                 bucket = bucket_of(key, event.table, count)
                 key = partition_key(key, event.table)
-            self._take_whole(event, bucket, key, receipt, index, now)
+            data = self._encoder.encode(event, bucket)
+            if len(data) + len(key) <= self._max_record_bytes:
+                by_bucket[bucket].append(Row(key, data, receipt, index))
+            else:
+                receipt.reject(index, self._oversize(len(data) + len(key)))
+        now = anyio.current_time()
+        for bucket, rows in by_bucket.items():
+            self._buckets.add(bucket, rows, now)
 
-    def _take_whole(
-        self, event: OutgoingEvent, bucket: int, key: bytes, receipt: BatchReceipt, index: int, now: float
-    ) -> None:
-        data = self._encoder.encode(event, bucket)
-        if len(data) + len(key) > self._max_record_bytes:
-            receipt.reject(index, self._oversize(len(data) + len(key)))
-        else:
-            self._buckets.add(bucket, Row(key, data, receipt, index), now)
+    def _let_go(self, size: int) -> None:
+        self._held_bytes -= size
+        if self._held_bytes < _MAX_HELD_BYTES:
+            self._room.set()
 
     def _oversize(self, size: int) -> PublishError:
         return PublishError(
@@ -220,8 +231,6 @@ class KinesisPublisher:
             self._refused(request, error)
         else:
             self._answered(request, outcomes)
-        if self._buckets.held_bytes < _MAX_HELD_BYTES:
-            self._room.set()
         self._send_what_may()
 
     def _answered(self, request: Request[BatchReceipt], outcomes: Sequence[PutOutcome]) -> None:
@@ -233,11 +242,14 @@ class KinesisPublisher:
         if settled.stored:
             self._rejected_in_a_row = 0
         for record in settled.stored:
+            # neighbours come from one batch: a call for each would cost as much as all else that is done here
+            receipt, rows = record.rows[0].owner, 0
             for row in record.rows:
-                receipt = row.owner
-                receipt.open_rows -= 1
-                if not receipt.open_rows:
-                    receipt.finish()
+                if row.owner is not receipt:
+                    receipt.settle(rows)
+                    receipt, rows = row.owner, 0
+                rows += 1
+            receipt.settle(rows)
         self._reject(settled.faulty)
 
     def _refused(self, request: Request[BatchReceipt], error: CdcError) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, final
 
 import anyio
@@ -14,13 +14,14 @@ from cdc_core import CdcError, Rejected
 class BatchReceipt:
     """A `Receipt`: ready as soon as its last row is stored or rejected, or the publisher has failed.
 
-    - `open_rows`: how many of its rows are neither; whoever takes the last one away calls `finish`.
+    - `finished`: called when no row is open any more.
     """
 
-    __slots__ = ("_error", "_rejected", "_settled", "open_rows")
+    __slots__ = ("_error", "_finished", "_open_rows", "_rejected", "_settled")
 
-    def __init__(self, rows: int) -> None:
-        self.open_rows = rows
+    def __init__(self, rows: int, finished: Callable[[], None]) -> None:
+        self._open_rows = rows
+        self._finished = finished
         self._settled = anyio.Event()
         self._rejected: list[Rejected] = []
         self._error: CdcError | None = None
@@ -28,16 +29,17 @@ class BatchReceipt:
     def __await__(self) -> Generator[Any, Any, Sequence[Rejected]]:
         return self._wait().__await__()
 
+    def settle(self, rows: int) -> None:
+        """Say that so many more rows are stored or rejected."""
+        self._open_rows -= rows
+        if not self._open_rows:
+            self._settled.set()
+            self._finished()
+
     def reject(self, index: int, cause: Exception) -> None:
         """Say that a row can never be stored."""
         self._rejected.append(Rejected(index, cause))
-        self.open_rows -= 1
-        if not self.open_rows:
-            self.finish()
-
-    def finish(self) -> None:
-        """Say that no row is open."""
-        self._settled.set()
+        self.settle(1)
 
     def fail(self, error: CdcError) -> None:
         """Say that the publisher has failed; without effect on a receipt that is settled."""
