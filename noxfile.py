@@ -205,7 +205,10 @@ def integration(session: nox.Session) -> None:
     for server in ("postgres", "kinesis", "dynamodb", "localstack"):
         session.run("python", "-m", f"emulators.{server}", "--fetch", success_codes=[0, 1])
     session.run("python", "tests-integration/kcl_consumer.py", success_codes=[0, 1])
-    run_pytest(session, ["python"], [ROOT / "tests-integration", ROOT / "emulators"])
+    # They wait for servers more than they compute; one file's tests stay in one process, where they share theirs.
+    run_pytest(
+        session, ["python"], [ROOT / "tests-integration", ROOT / "emulators"], "-n", "2", "--dist", "loadfile"
+    )
 
 
 @nox.session(requires=["wheels"], reuse_venv=True)
