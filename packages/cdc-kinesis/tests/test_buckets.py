@@ -6,6 +6,7 @@ import heapq
 import random
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -223,6 +224,28 @@ def test_pauses_double_up_to_two_seconds_and_begin_anew_after_a_success() -> Non
     at = buckets.next_time()
     assert at is not None
     assert at - now <= 0.075
+
+
+def test_requests_whose_answers_are_lost_become_smaller_and_grow_again_when_one_is_answered() -> None:
+    buckets = make(aggregate=False, count=64, max_requests=1)
+    for number in range(64):
+        for _ in range(9):
+            buckets.add(number, [row(number, large_value(20 << 10))], 0.0)
+    now, sizes = 0.0, list[int]()
+    for _ in range(7):
+        request = taken(buckets, now)
+        sizes.append(sum(record.size for record in request.records))
+        buckets.lose(request, now)
+        now += 9.0
+    assert sizes[0] > 1 << 20, "what would never get through a slow link"
+    assert all(after < before or after < 64 << 10 for before, after in pairwise(sizes)), sizes
+    assert sizes[-1] < 64 << 10
+    for _ in range(9):
+        request = taken(buckets, now)
+        buckets.settle(request, [STORED] * len(request.records), now)
+        sizes.append(sum(record.size for record in request.records))
+        now += 9.0
+    assert sizes[-1] > 512 << 10, sizes
 
 
 def test_a_request_holds_five_hundred_records_of_ten_mebibytes_at_most() -> None:

@@ -169,6 +169,16 @@ def test_the_children_of_a_shard_are_found_in_a_list() -> None:
     assert merged.parents == (name_of(1), name_of(2))
 
 
+def test_a_child_is_read_although_its_finished_parents_row_was_deleted_by_hand() -> None:
+    shards = [make_shard(0, is_open=False), make_shard(1, 0, is_open=True), make_shard(2, 0, is_open=True)]
+    rows = [
+        Lease(shard_id=name_of(1), checkpoint=READ, parents=frozenset({name_of(0)})),
+        Lease(shard_id=name_of(2), checkpoint=TRIM_HORIZON, parents=frozenset({name_of(0)})),
+    ]
+    assert missing_rows(shards, rows, initial=None) == [], "the parent is not read again"
+    assert ready(shards, rows) == {name_of(1), name_of(2)}
+
+
 class Resharding(RuleBasedStateMachine):
     """A stream that is split, merged and trimmed at will, and a group that works through it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
@@ -36,6 +37,8 @@ from ._inspection import BUCKETS_TAG, StreamFacts, buckets_of, inspect_stream
 from ._receipts import BatchReceipt
 from ._record_data import RecordEncoder
 from ._records import DataClient, PutOutcome, Refused
+
+_logger = logging.getLogger("cdc_kinesis")
 
 # Of batches that are accepted and not settled; enough for 256 full aggregates twice.
 _MAX_HELD_BYTES: Final = 32 << 20
@@ -256,6 +259,15 @@ class KinesisPublisher:
         """Act on a request that brought no outcomes of its entries."""
         now = anyio.current_time()
         if error.retryable:  # throttled, or its answer is lost: the same bytes again
+            _logger.warning(
+                "putting records failed, trying again",
+                extra={
+                    "stream": self._where["stream"],
+                    "error": type(error).__name__,
+                    "reason": error.message,
+                    "records": len(request.records),
+                },
+            )
             self._buckets.lose(request, now)
         elif isinstance(error, AwsError) and error.code in DATA_FAULT_CODES:
             self._reject(self._buckets.isolate(request, Refused(error.code, error.message), now).faulty)

@@ -123,7 +123,7 @@ def missing_rows(
 def ready(shards: Iterable[Shard], leases: Iterable[Lease]) -> frozenset[str]:
     """Return the ids of the shards whose lease may be taken: they are not done, and all their parents are.
 
-    A parent without a row is done where the stream has dropped it, by a list that is younger than the child: in an
+    A parent without a row is done where another of its descendants has begun, or the stream has dropped it, by a list that is younger than the child: in an
     older list a parent may be missing that is yet to be read. Shard ids are numbered as they are made, so a list is
     younger than a shard that it holds, or that a later number of it passes.
 
@@ -201,6 +201,8 @@ class _Family:
         lease = self.leases.get(shard_id)
         if lease is not None:
             return lease.is_done
+        if any(below.checkpoint.has_begun for below in self.rows_below(shard_id)):
+            return True  # which it may only after it; the row was deleted by hand
         return shard_id not in self.shards and child <= max(self.shards, default="")
 
     def is_followed(self, shard_id: str) -> bool:
