@@ -123,9 +123,9 @@ def missing_rows(
 def ready(shards: Iterable[Shard], leases: Iterable[Lease]) -> frozenset[str]:
     """Return the ids of the shards whose lease may be taken: they are not done, and all their parents are.
 
-    A parent without a row is done where another of its descendants has begun, or the stream has dropped it, by a list that is younger than the child: in an
-    older list a parent may be missing that is yet to be read. Shard ids are numbered as they are made, so a list is
-    younger than a shard that it holds, or that a later number of it passes.
+    A parent without a row is done where another of its descendants has begun, or the stream has dropped it, by a list
+    that is younger than the child: in an older list a parent may be missing that is yet to be read. Shard ids are
+    numbered as they are made, so a list is younger than a shard that it holds, or that a later number of it passes.
 
     A shard that the stream has dropped before it was done is among them: its reader finds it gone, and reports that.
     """
