@@ -56,7 +56,7 @@ class ShardGap(SourceError):
                 "a longer retention gives more time"
             ),
         )
-        self.stream_name = config.stream_name
+        self.stream_name: str = config.stream_name
         self.shard_id = shard_id
         self.from_sequence_number = from_sequence_number
         self.to_sequence_number = to

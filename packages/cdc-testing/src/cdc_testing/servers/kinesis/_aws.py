@@ -35,7 +35,7 @@ class EmbeddedAws:
     def __init__(self, kinesis: EmbeddedKinesis, dynamodb: EmbeddedDynamoDb) -> None:
         self.kinesis = kinesis
         self.dynamodb = dynamodb
-        self.region = kinesis.region
+        self.region: str = kinesis.region
         real = kinesis.endpoint_url is None or dynamodb.endpoint_url is None
         self.access_key_id = None if real else ACCESS_KEY_ID
         self.secret_access_key = None if real else SECRET_ACCESS_KEY
