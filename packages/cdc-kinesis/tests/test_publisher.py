@@ -92,6 +92,7 @@ class Stream:
         aws = Aws(config, boto3.Session(self.access_key, "secret", region_name=self.server.region))
         async with open_publisher(config, aws, fence or AdjustableFence()) as publisher:
             yield publisher
+        aws.client("kinesis").close()  # the transport's, whose connections live as long as it does
 
     def events(self) -> list[Event]:
         """Return what is stored, in order per shard, repeats and all."""
